@@ -1,0 +1,312 @@
+"""admission: every rule by which a load is refused, in order. Total: every input gives a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from admitd.core import eviction, headroom
+from admitd.core.ledger import Account, Ledger
+from admitd.core.terms import NOTHING, Amounts, Level, Reading, Request, Reservation, Service, State, Waiter
+from admitd.core.units import free_to_mb, to_mb
+from admitd.core.verdict import (
+    Admitted,
+    AlreadyLoaded,
+    Blocker,
+    Reason,
+    Refused,
+    Remedy,
+    Unload,
+    Verdict,
+    Wait,
+)
+
+WAIT_S = 300.0
+"""How long the remedy of a refusal that time alone may lift waits in the queue."""
+
+
+def settle(ledger: Ledger, reading: Reading, requests: Sequence[Request]) -> list[Verdict]:
+    """Verdicts for requests that meet in one look, in the order of `requests`.
+
+    They are decided by priority, then by arrival; each admission is charged before the next is decided. What
+    those who wait ahead are waiting for is kept for them.
+    """
+    verdicts: dict[int, Verdict] = {}
+    waiting = {waiter.id: waiter for waiter in ledger.waiters}
+    for index in sorted(range(len(requests)), key=lambda i: requests[i].order):
+        request = requests[index]
+        ahead = [w for w in waiting.values() if w.order < request.order and w.id != request.waiter]
+        verdict = decide(ledger, reading, request, ahead)
+        verdicts[index] = verdict
+        if isinstance(verdict, Admitted) and not request.dry_run and verdict.reservation is None:
+            ledger = ledger.with_reservation(
+                Reservation("", request.service.name, request.service.budget, request.holder, 0.0)
+            )
+        if not isinstance(verdict, Refused):
+            waiting.pop(request.waiter or "", None)
+    return [verdicts[index] for index in range(len(requests))]
+
+
+def decide(ledger: Ledger, reading: Reading, request: Request, ahead: Iterable[Waiter] = ()) -> Verdict:
+    """The verdict on one request. The rules, in order; the first that objects is the reason:
+
+    1. loaded already: already_loaded;
+    2. reserved by the same holder: admitted again; by another: refused, `loading`;
+    3. larger than the pool less what is pinned for others: refused, `too-large`;
+    4. an exclusive neighbour is loaded or reserved: refused, `exclusive`;
+    5. the budget is more than what is free: refused, `no-headroom`;
+    6. it fits, but not beside what those ahead of it wait for: refused, `queued`;
+    7. live veto, the system is under pressure: refused, `pressure`;
+    8. live veto, the system has less available than the budget needs: refused, `no-available-memory`;
+    9. admitted.
+    """
+    service = request.service
+    account = ledger.account(service.name)
+    free = ledger.free_for(service)
+    if account.state.is_loaded:
+        return AlreadyLoaded(service.name, service.budget, ledger.free, account.state, account.mention_only)
+    if account.reservation is not None:
+        if request.holder is not None and account.reservation.holder == request.holder:
+            return Admitted(service.name, service.budget, ledger.free, account.reservation)
+        return _loading(service, account, free)
+    return (
+        _too_large(ledger, service)
+        or _exclusive(ledger, service, free)
+        or _no_headroom(ledger, service, free)
+        or _queued(ledger, service, free, ahead)
+        or _vetoed(ledger, reading, service)
+        or Admitted(service.name, service.budget, free)
+    )
+
+
+def _loading(service: Service, account: Account, free: Amounts) -> Refused:
+    return Refused(
+        service.name,
+        Reason.LOADING,
+        f"{service.name} is being loaded by {_holder(account)} already.",
+        service.budget,
+        free,
+        blockers=(_blocker(account, service, "it is being loaded"),),
+        remedy=Wait(service.name, WAIT_S),
+        retry_after_s=5.0,
+    )
+
+
+def _too_large(ledger: Ledger, service: Service) -> Refused | None:
+    pinned = [a for a in ledger.accounts.values() if a.service.pinned and a.service.name != service.name]
+    ceiling = headroom.less(ledger.pool, *(a.service.budget for a in pinned))
+    short = headroom.missing(service.budget, ceiling)
+    if not short:
+        return None
+    beside = f", {_mb(headroom.total(a.service.budget for a in pinned))} MB of it pinned" if pinned else ""
+    return Refused(
+        service.name,
+        Reason.TOO_LARGE,
+        f"{service.name} needs {_mb(service.budget)} MB, and the whole pool is {_mb(ledger.pool)} MB{beside}: "
+        "no unloading would make it fit.",
+        service.budget,
+        ledger.free_for(service),
+        short,
+        tuple(_blocker(a, service, "its budget is pinned") for a in pinned),
+    )
+
+
+def _exclusive(ledger: Ledger, service: Service, free: Amounts) -> Refused | None:
+    neighbours = eviction.exclusive_neighbours(ledger, service)
+    if not neighbours:
+        return None
+    names = " and ".join(f"{a.service.name} ({a.state.value})" for a in neighbours)
+    return _make_room(
+        ledger,
+        service,
+        free,
+        Reason.EXCLUSIVE,
+        f"{service.name} never runs beside {names}.",
+        tuple(_blocker(a, service, f"{service.name} and {a.service.name} exclude each other") for a in neighbours),
+    )
+
+
+def _no_headroom(ledger: Ledger, service: Service, free: Amounts) -> Refused | None:
+    short = headroom.missing(service.budget, free)
+    if not short:
+        return None
+    return _make_room(
+        ledger,
+        service,
+        free,
+        Reason.NO_HEADROOM,
+        f"{service.name} needs {_mb(service.budget)} MB and {_free_mb(free)} MB of the {_mb(ledger.pool)} MB pool "
+        f"are free: {_mb(short)} MB short.",
+        (),
+    )
+
+
+def _queued(ledger: Ledger, service: Service, free: Amounts, ahead: Iterable[Waiter]) -> Refused | None:
+    """Refused where it would take what a waiter ahead of it waits for, or exclude it."""
+    services = ledger.capacity.services
+    first = [services[w.service] for w in ahead if w.service in services and w.service != service.name]
+    kept = headroom.total(each.budget for each in first)
+    in_the_way = [each for each in first if each.name in service.exclusive_with]
+    if not first or (headroom.fits(service.budget, headroom.less(free, kept)) and not in_the_way):
+        return None
+    return Refused(
+        service.name,
+        Reason.QUEUED,
+        f"{service.name} would fit, but {', '.join(each.name for each in first)} waits ahead of it for {_mb(kept)} MB.",
+        service.budget,
+        free,
+        headroom.missing(service.budget, headroom.less(free, kept)),
+        tuple(Blocker(each.name, "waiting", each.budget, "it waits ahead in the queue") for each in first),
+        remedy=Wait(service.name, WAIT_S),
+        retry_after_s=5.0,
+    )
+
+
+def _vetoed(ledger: Ledger, reading: Reading, service: Service) -> Refused | None:
+    if not ledger.capacity.live_veto:
+        return None
+    free = ledger.free_for(service)
+    if reading.level is not None and reading.level >= Level.WARN:
+        return Refused(
+            service.name,
+            Reason.PRESSURE,
+            f"the system is under memory pressure ({reading.level.word}: {reading.why}), so nothing new is loaded.",
+            service.budget,
+            free,
+            blockers=_holders(ledger, service),
+            remedy=Wait(service.name, WAIT_S),
+            retry_after_s=30.0,
+        )
+    if reading.available is None:
+        return None
+    left = headroom.still_available(reading.available, promises(ledger), ledger.capacity.host.safety)
+    short = headroom.missing(service.budget, left)
+    if not short:
+        return None
+    return Refused(
+        service.name,
+        Reason.NO_AVAILABLE_MEMORY,
+        f"{service.name} needs {_mb(service.budget)} MB and fits the pool, but the system has "
+        f"{_free_mb(reading.available)} MB available, {_free_mb(left)} MB of it beyond the safety floor and what is "
+        f"promised to loads under way: {_mb(short)} MB short. Something that is not declared holds the rest.",
+        service.budget,
+        free,
+        short,
+        _holders(ledger, service),
+        retry_after_s=30.0,
+        remedy=Wait(service.name, WAIT_S),
+    )
+
+
+def promises(ledger: Ledger) -> list[Amounts]:
+    """What was promised and is not in use yet: reservations, and services younger than their load_timeout_s."""
+    out = []
+    for account in ledger.accounts.values():
+        measured = account.measured or NOTHING
+        if account.reservation is not None:
+            out.append(headroom.unused(account.reservation.budget, measured))
+        elif account.state.is_loaded and account.measured is not None:
+            ages = [process.age_s for process in account.processes if process.age_s is not None]
+            if ages and max(ages) < account.service.load_timeout_s:
+                out.append(headroom.unused(account.service.budget, measured))
+    return out
+
+
+def _make_room(
+    ledger: Ledger,
+    service: Service,
+    free: Amounts,
+    reason: Reason,
+    message: str,
+    exclusive: tuple[Blocker, ...],
+) -> Refused:
+    """A refusal that unloading could lift: with the plan where there is one, else with why there is none."""
+    short = headroom.missing(service.budget, free)
+    plan = eviction.plan(ledger, service)
+    loading = any(account.reservation is not None for account in ledger.accounts.values())
+    remedy: Remedy | None = None
+    if plan is not None:
+        remedy = Unload(plan.victims)
+    elif loading:
+        remedy = Wait(service.name, WAIT_S)
+        message += " Part of it is held by a load under way: waiting may help."
+    else:
+        message += " " + _why_no_plan(ledger, service)
+    named = {blocker.label for blocker in exclusive}
+    blockers = exclusive + tuple(b for b in _holders(ledger, service) if b.label not in named and short)
+    return Refused(
+        service.name,
+        reason,
+        message,
+        service.budget,
+        free,
+        short,
+        blockers,
+        plan.victims if plan else (),
+        remedy,
+        5.0 if isinstance(remedy, Wait) else None,
+    )
+
+
+def _why_no_plan(ledger: Ledger, service: Service) -> str:
+    held = [a for a in ledger.accounts.values() if a.charge and not eviction.may_go(a, service)]
+    higher = [a.service.name for a in held if a.service.priority > service.priority]
+    kept = [a.service.name for a in held if a.service.pinned or not a.service.evictable]
+    no_way = [a.service.name for a in held if a.state.is_loaded and not a.can_be_unloaded]
+    said = []
+    if higher:
+        said.append(f"{', '.join(higher)} has a higher priority")
+    if kept:
+        said.append(f"{', '.join(kept)} is pinned or not evictable")
+    if no_way:
+        said.append(f"{', '.join(no_way)} has no unload_cmd and no process of its own to stop")
+    if ledger.extras:
+        said.append(f"{', '.join(extra.label for extra in ledger.extras)} is not declared here")
+    return f"Nothing that may be unloaded would make it fit: {'; '.join(said) or 'nothing else is loaded'}."
+
+
+def _holders(ledger: Ledger, service: Service) -> tuple[Blocker, ...]:
+    """Everyone who holds memory, those first whose going would help most."""
+    accounts = [a for a in ledger.accounts.values() if a.charge and a.service.name != service.name]
+    accounts.sort(key=lambda a: (not eviction.may_go(a, service), -sum(a.charge.values()), a.service.name))
+    extras = (Blocker(e.label, "undeclared", e.charge, e.why) for e in ledger.extras)
+    return (*(_blocker(a, service, f"it is charged {_mb(a.charge)} MB") for a in accounts), *extras)
+
+
+def _blocker(account: Account, newcomer: Service, why: str) -> Blocker:
+    service = account.service
+    remedy: Remedy | None = None
+    if account.reservation is not None:
+        why += f", reserved by {_holder(account)}"
+        remedy = Wait(newcomer.name, WAIT_S)
+    elif service.pinned:
+        why += "; pinned: its budget stays committed even when it is unloaded"
+    elif account.state.is_loaded and not account.can_be_unloaded:
+        why += "; it has no unload_cmd and no process of its own to stop"
+    elif account.state.is_loaded:
+        remedy = Unload((service.name,))
+        if service.priority > newcomer.priority:
+            why += f"; its priority {service.priority} is higher than {newcomer.priority}"
+        elif not service.evictable:
+            why += "; it is declared not evictable"
+    if account.state is State.SUSPENDED:
+        why += "; it is stopped (state T) and still holds its memory"
+    return Blocker(service.name, account.state.value, account.charge, why, remedy)
+
+
+def _holder(account: Account) -> str:
+    holder = account.reservation.holder if account.reservation else None
+    return f"process {holder.pid}" if holder else "a holder that is not named"
+
+
+def _mb(amounts: Amounts) -> str:
+    return _per_resource({resource: to_mb(amount) for resource, amount in amounts.items()})
+
+
+def _free_mb(amounts: Amounts) -> str:
+    return _per_resource({resource: free_to_mb(amount) for resource, amount in amounts.items()})
+
+
+def _per_resource(amounts: Amounts) -> str:
+    if set(amounts) <= {"ram"}:
+        return str(amounts.get("ram", 0))
+    return " + ".join(f"{resource} {amount}" for resource, amount in sorted(amounts.items()))

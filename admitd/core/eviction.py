@@ -1,0 +1,138 @@
+"""eviction: which services would have to go so that one fits. A plan on paper, never an act.
+
+Who may be a victim: loaded, evictable, not pinned, of no higher priority than the newcomer, and with a way to unload
+it. Who must be: an exclusive neighbour that is loaded.
+
+Which plan is the cheapest, in order:
+1. As few victims as possible from the highest priority that is touched, then from the next lower one, and so on;
+   so a lower priority always goes first, and no one goes who is not needed.
+2. Among those, the largest is spared, then the next largest.
+3. Then the one whose name comes last in the alphabet is spared.
+"Large" is the charge in the resource that is short (summed over resources where more than one is).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from admitd.core import headroom
+from admitd.core.ledger import Account, Ledger
+from admitd.core.terms import Amounts, Service
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Unload `victims`, in this order, and the service fits, with `free_after` left before it loads."""
+
+    victims: tuple[str, ...]
+    free_after: Amounts
+
+
+def may_go(account: Account, newcomer: Service) -> bool:
+    """Whether `account` may be a victim of `newcomer`."""
+    service = account.service
+    return (
+        account.state.is_loaded
+        and service.evictable
+        and not service.pinned
+        and service.priority <= newcomer.priority
+        and service.name != newcomer.name
+        and account.can_be_unloaded
+    )
+
+
+def exclusive_neighbours(ledger: Ledger, service: Service) -> tuple[Account, ...]:
+    """The neighbours that exclude `service` now: loaded or reserved."""
+    accounts = (ledger.accounts.get(name) for name in sorted(service.exclusive_with))
+    return tuple(a for a in accounts if a and (a.state.is_loaded or a.reservation is not None))
+
+
+def plan(ledger: Ledger, service: Service) -> Plan | None:
+    """The cheapest set of victims that makes `service` fit; None where no allowed set does."""
+    must = exclusive_neighbours(ledger, service)
+    if not all(may_go(account, service) for account in must):
+        return None
+    gone = {account.service.name for account in must}
+    free = headroom.total([ledger.free_for(service), *(account.charge for account in must)])
+    short = headroom.missing(service.budget, free)
+    if short:
+        candidates = [a for n, a in ledger.accounts.items() if n not in gone and may_go(a, service)]
+        chosen = _cheapest(candidates, short)
+        if chosen is None:
+            return None
+        must = (*must, *chosen)
+    victims = tuple(sorted(must, key=_leaves_first))
+    free_after = headroom.total([ledger.free_for(service), *(account.charge for account in victims)])
+    return Plan(tuple(account.service.name for account in victims), free_after)
+
+
+def _leaves_first(account: Account) -> tuple[int, str]:
+    return (account.service.priority, account.service.name)
+
+
+def _cheapest(candidates: Sequence[Account], short: Amounts) -> list[Account] | None:
+    if len(short) > 1:
+        return _spare_the_dearest(candidates, short)
+    ((resource, need),) = short.items()
+    tiers: dict[int, list[tuple[int, Account]]] = {}
+    for account in candidates:
+        freed = account.charge.get(resource, 0)
+        if freed > 0:
+            tiers.setdefault(account.service.priority, []).append((freed, account))
+    return _fewest_from_the_top(tiers, need)
+
+
+def _fewest_from_the_top(tiers: dict[int, list[tuple[int, Account]]], need: int) -> list[Account] | None:
+    """Exact for one resource. Pass 1 fixes how many each priority gives, from the top, each time with the largest;
+    what the largest free beyond the need is the slack that pass 2 spends on sparing large ones."""
+    below = sum(freed for tier in tiers.values() for freed, _ in tier)
+    if below < need:
+        return None
+    counts: list[tuple[list[tuple[int, Account]], int]] = []
+    slack = -need
+    for priority in sorted(tiers, reverse=True):
+        # Dearest first: the largest, and of equals the one whose name comes last.
+        tier = sorted(tiers[priority], key=lambda pair: pair[1].service.name, reverse=True)
+        tier.sort(key=lambda pair: pair[0], reverse=True)
+        below -= sum(freed for freed, _ in tier)
+        count = 0
+        while slack + below < 0:
+            slack += tier[count][0]
+            count += 1
+        counts.append((tier, count))
+    chosen: list[Account] = []
+    for tier, count in counts:
+        slack = _spare_the_large(tier, count, slack, chosen)
+    return chosen
+
+
+def _spare_the_large(tier: list[tuple[int, Account]], count: int, slack: int, chosen: list[Account]) -> int:
+    """Pick `count` of `tier` (dearest first), passing over each that the slack can pay for; returns the slack left."""
+    at = 0
+    while count:
+        next_in = at + count
+        loss = tier[at][0] - tier[next_in][0] if next_in < len(tier) else None
+        if loss is not None and loss <= slack:
+            slack -= loss
+        else:
+            chosen.append(tier[at][1])
+            count -= 1
+        at += 1
+    return slack
+
+
+def _spare_the_dearest(candidates: Sequence[Account], short: Amounts) -> list[Account] | None:
+    """For several short resources at once: take all, then give back from the dearest on whoever is not needed."""
+    chosen = sorted(
+        candidates,
+        key=lambda a: (a.service.priority, sum(a.charge.get(r, 0) for r in short), a.service.name),
+        reverse=True,
+    )
+    if headroom.missing(short, headroom.total(a.charge for a in chosen)):
+        return None
+    for account in tuple(chosen):
+        rest = [a for a in chosen if a is not account]
+        if not headroom.missing(short, headroom.total(a.charge for a in rest)):
+            chosen = rest
+    return chosen

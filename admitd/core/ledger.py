@@ -1,0 +1,212 @@
+"""ledger: what is charged against the pool right now, derived afresh from one look and never stored.
+
+How a service is charged, in order:
+1. loaded (a live command line matches, or its check says yes): the larger of its budget and its footprint;
+2. reserved: what was promised when it was admitted;
+3. pinned: its budget, loaded or not;
+4. otherwise nothing.
+A reservation for a service that this file does not declare, and a process that would not show its command line in
+time, are charged as well: memory is memory, whoever named it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from admitd.core import headroom
+from admitd.core.terms import (
+    NOTHING,
+    Amounts,
+    Capacity,
+    Check,
+    Process,
+    Reservation,
+    Service,
+    Sighting,
+    State,
+    Unread,
+    View,
+    Waiter,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One service's line in the ledger."""
+
+    service: Service
+    state: State
+    charge: Amounts
+    measured: Amounts | None = None
+    sightings: tuple[Sighting, ...] = ()
+    check: Check | None = None
+    reservation: Reservation | None = None
+
+    @property
+    def processes(self) -> tuple[Process, ...]:
+        """What really is the service; mentions left out."""
+        return tuple(seen.process for seen in self.sightings if not seen.mention)
+
+    @property
+    def mention_only(self) -> bool:
+        """Whether all that was seen is a process that names the service in its arguments."""
+        return (
+            bool(self.sightings)
+            and all(seen.mention for seen in self.sightings)
+            and not (self.check is not None and self.check.loaded)
+        )
+
+    @property
+    def can_be_unloaded(self) -> bool:
+        """Whether there is any way to unload it: its own command, or a process that may be signalled."""
+        return self.service.unload_cmd is not None or bool(self.processes)
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """A charge that belongs to no declared service."""
+
+    label: str
+    charge: Amounts
+    why: str
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """One host at one moment. `accounts` holds only services that are charged or were seen."""
+
+    capacity: Capacity
+    pool: Amounts
+    accounts: Mapping[str, Account]
+    extras: tuple[Extra, ...] = ()
+    reservations: tuple[Reservation, ...] = ()
+    waiters: tuple[Waiter, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def charged(self) -> Amounts:
+        return headroom.total([*(a.charge for a in self.accounts.values()), *(e.charge for e in self.extras)])
+
+    @property
+    def free(self) -> Amounts:
+        """Pool minus all charges; negative when over-committed."""
+        return headroom.less(self.pool, self.charged)
+
+    def account(self, name: str) -> Account:
+        """The account of a declared service; a resting one where nothing of it was seen."""
+        return self.accounts.get(name) or Account(self.capacity.services[name], State.STOPPED, NOTHING)
+
+    def free_for(self, service: Service) -> Amounts:
+        """What `service` may take: its own standing charge (it is pinned, say) is not in its own way."""
+        own = self.accounts.get(service.name)
+        return headroom.less(self.free, headroom.less({}, own.charge)) if own else self.free
+
+    def with_reservation(self, reservation: Reservation) -> Ledger:
+        """The ledger as it is once `reservation` stands."""
+        service = self.capacity.services[reservation.service]
+        account = Account(service, State.RESERVED, reservation.budget, reservation=reservation)
+        return replace(
+            self,
+            accounts={**self.accounts, service.name: account},
+            reservations=(*self.reservations, reservation),
+        )
+
+
+def derive(capacity: Capacity, view: View) -> Ledger:
+    """The ledger that `view` shows. Total: any view gives one."""
+    held = {each.service: each for each in view.reservations}
+    seen: dict[str, list[Sighting]] = {}
+    for sighting in view.sightings:
+        seen.setdefault(sighting.service, []).append(sighting)
+    names = dict.fromkeys((*seen, *view.checks, *held, *(service.name for service in capacity.pinned)))
+    accounts: dict[str, Account] = {}
+    for name in names:
+        service = capacity.services.get(name)
+        if service is not None:
+            account = _account(service, tuple(seen.get(name, ())), view, held.get(name))
+            if account.charge or account.check is not None:
+                accounts[name] = account
+    live = tuple(r for r in view.reservations if not _ended(r, accounts))
+    return Ledger(
+        capacity=capacity,
+        pool=headroom.pool(capacity.host),
+        accounts=accounts,
+        extras=tuple(_extras(capacity, view, accounts)),
+        reservations=live,
+        waiters=tuple(sorted(view.waiters, key=lambda waiter: waiter.order)),
+        warnings=(*view.warnings, *_warnings(accounts, view)),
+    )
+
+
+def _account(service: Service, sightings: tuple[Sighting, ...], view: View, reservation: Reservation | None) -> Account:
+    check = view.checks.get(service.name)
+    measured = view.footprints.get(service.name)
+    state = _state(sightings, check, reservation)
+    if state.is_loaded:
+        charge = headroom.larger(service.budget, measured or NOTHING)
+        reservation = None
+    elif reservation is not None:
+        charge = reservation.budget
+    else:
+        charge = service.budget if service.pinned else NOTHING
+    return Account(service, state, charge, measured, sightings, check, reservation)
+
+
+def _state(sightings: tuple[Sighting, ...], check: Check | None, reservation: Reservation | None) -> State:
+    if sightings:
+        if check is not None and check.loaded is False:
+            return State.HALF_LOADED
+        real = [seen.process for seen in sightings if not seen.mention]
+        return State.SUSPENDED if real and all(process.stopped for process in real) else State.LOADED
+    if check is not None and check.loaded:
+        return State.LOADED
+    return State.RESERVED if reservation is not None else State.STOPPED
+
+
+def _ended(reservation: Reservation, accounts: Mapping[str, Account]) -> bool:
+    account = accounts.get(reservation.service)
+    return account is not None and account.reservation is not reservation
+
+
+def _extras(capacity: Capacity, view: View, accounts: Mapping[str, Account]) -> Iterator[Extra]:
+    for held in view.reservations:
+        if held.service not in capacity.services:
+            yield Extra(held.service, held.budget, "reserved by another capacity.yaml on this machine")
+    for process in view.unread:
+        yield _unread(process, capacity, accounts)
+
+
+def _unread(unread: Unread, capacity: Capacity, accounts: Mapping[str, Account]) -> Extra:
+    """A command line that could not be read may be any service that is not accounted for: charge the dearest."""
+    charge = unread.resident
+    if unread.could_be_ours:
+        for service in capacity.services.values():
+            account = accounts.get(service.name)
+            if service.process_pattern is not None and not (account and account.charge):
+                charge = headroom.larger(charge, service.budget)
+    label = f"process {unread.process.pid}"
+    return Extra(label, charge, "its command line could not be read in time, so it is charged as what it could be")
+
+
+def _warnings(accounts: Mapping[str, Account], view: View) -> Iterator[str]:
+    owners: dict[int, list[str]] = {}
+    for sighting in view.sightings:
+        owners.setdefault(sighting.process.id.pid, []).append(sighting.service)
+    for pid, names in owners.items():
+        if len(names) > 1:
+            yield f"process {pid} is claimed by {' and '.join(sorted(names))}: narrow their process_pattern or program"
+    for name, account in accounts.items():
+        for sighting in account.sightings:
+            if sighting.mention:
+                yield (
+                    f"{name}: process {sighting.process.id.pid} ({sighting.program}) only mentions it in an argument; "
+                    f"it is charged and will never be signalled (admit explain {name})"
+                )
+        if account.check is not None and account.check.loaded is None:
+            yield f"{name}: its loaded_check_cmd could not be run: {account.check.detail}"
+        if account.measured and account.state.is_loaded and not headroom.fits(account.measured, account.service.budget):
+            yield f"{name} holds more than its budget: it is charged what it holds (admit status)"
+    for held in view.reservations:
+        if held.damaged:
+            yield f"{held.service}: a damaged reservation record is charged its whole budget until it expires"
