@@ -38,9 +38,8 @@ def settle(ledger: Ledger, reading: Reading, requests: Sequence[Request]) -> lis
         verdict = decide(ledger, reading, request, ahead)
         verdicts[index] = verdict
         if isinstance(verdict, Admitted) and not request.dry_run and verdict.reservation is None:
-            ledger = ledger.with_reservation(
-                Reservation("", request.service.name, request.service.budget, request.holder, 0.0)
-            )
+            promise = Reservation("", request.service.name, request.service.budget, request.holder, 0.0)
+            ledger = ledger.with_reservation(request.service, promise)
         if not isinstance(verdict, Refused):
             waiting.pop(request.waiter or "", None)
     return [verdicts[index] for index in range(len(requests))]
@@ -60,7 +59,7 @@ def decide(ledger: Ledger, reading: Reading, request: Request, ahead: Iterable[W
     9. admitted.
     """
     service = request.service
-    account = ledger.account(service.name)
+    account = ledger.account(service)
     free = ledger.free_for(service)
     if account.state.is_loaded:
         return AlreadyLoaded(service.name, service.budget, ledger.free, account.state, account.mention_only)
@@ -141,10 +140,15 @@ def _no_headroom(ledger: Ledger, service: Service, free: Amounts) -> Refused | N
 
 
 def _queued(ledger: Ledger, service: Service, free: Amounts, ahead: Iterable[Waiter]) -> Refused | None:
-    """Refused where it would take what a waiter ahead of it waits for, or exclude it."""
+    """Refused where it would take what a waiter ahead of it waits for, or exclude it.
+
+    Two who wait for the same service need its room once, and none of it where it is charged already.
+    """
     services = ledger.capacity.services
-    first = [services[w.service] for w in ahead if w.service in services and w.service != service.name]
-    kept = headroom.total(each.budget for each in first)
+    names = dict.fromkeys(w.service for w in ahead if w.service in services and w.service != service.name)
+    accounts = [ledger.account(services[name]) for name in names]
+    first = [a.service for a in accounts if not a.state.is_loaded and a.reservation is None]
+    kept = headroom.total(headroom.unused(each.budget, ledger.account(each).charge) for each in first)
     in_the_way = [each for each in first if each.name in service.exclusive_with]
     if not first or (headroom.fits(service.budget, headroom.less(free, kept)) and not in_the_way):
         return None
@@ -179,7 +183,9 @@ def _vetoed(ledger: Ledger, reading: Reading, service: Service) -> Refused | Non
     if reading.available is None:
         return None
     left = headroom.still_available(reading.available, promises(ledger), ledger.capacity.host.safety)
-    short = headroom.missing(service.budget, left)
+    # Of a resource that the reading does not mention nothing is known, and nothing is guessed.
+    read = {resource: amount for resource, amount in service.budget.items() if resource in reading.available}
+    short = headroom.missing(read, left)
     if not short:
         return None
     return Refused(
@@ -203,7 +209,7 @@ def promises(ledger: Ledger) -> list[Amounts]:
     for account in ledger.accounts.values():
         measured = account.measured or NOTHING
         if account.reservation is not None:
-            out.append(headroom.unused(account.reservation.budget, measured))
+            out.append(headroom.unused(account.charge, measured))
         elif account.state.is_loaded and account.measured is not None:
             ages = [process.age_s for process in account.processes if process.age_s is not None]
             if ages and max(ages) < account.service.load_timeout_s:
@@ -222,13 +228,12 @@ def _make_room(
     """A refusal that unloading could lift: with the plan where there is one, else with why there is none."""
     short = headroom.missing(service.budget, free)
     plan = eviction.plan(ledger, service)
-    loading = any(account.reservation is not None for account in ledger.accounts.values())
     remedy: Remedy | None = None
     if plan is not None:
         remedy = Unload(plan.victims)
-    elif loading:
+    elif (passing := _passing(ledger)) and eviction.plan(ledger.without_what_passes(), service) is not None:
         remedy = Wait(service.name, WAIT_S)
-        message += " Part of it is held by a load under way: waiting may help."
+        message += f" {', '.join(passing)} may be in the way for a while only: waiting may help."
     else:
         message += " " + _why_no_plan(ledger, service)
     named = {blocker.label for blocker in exclusive}
@@ -247,8 +252,15 @@ def _make_room(
     )
 
 
+def _passing(ledger: Ledger) -> list[str]:
+    """Who holds memory that time alone may give back."""
+    loading = [f"{a.service.name} (being loaded)" for a in ledger.accounts.values() if a.reservation is not None]
+    return loading + [extra.label for extra in ledger.extras]
+
+
 def _why_no_plan(ledger: Ledger, service: Service) -> str:
-    held = [a for a in ledger.accounts.values() if a.charge and not eviction.may_go(a, service)]
+    others = (a for a in ledger.accounts.values() if a.charge and a.service.name != service.name)
+    held = [a for a in others if not eviction.may_go(a, service)]
     higher = [a.service.name for a in held if a.service.priority > service.priority]
     kept = [a.service.name for a in held if a.service.pinned or not a.service.evictable]
     no_way = [a.service.name for a in held if a.state.is_loaded and not a.can_be_unloaded]

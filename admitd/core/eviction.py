@@ -1,14 +1,16 @@
 """eviction: which services would have to go so that one fits. A plan on paper, never an act.
 
-Who may be a victim: loaded, evictable, not pinned, of no higher priority than the newcomer, and with a way to unload
-it. Who must be: an exclusive neighbour that is loaded.
+Who may be a victim: loaded, not being loaded (a mention beside a promise), evictable, not pinned, of no higher priority
+than the newcomer, and with a way to unload it. Who must be: an exclusive neighbour that is loaded.
 
 Which plan is the cheapest, in order:
 1. As few victims as possible from the highest priority that is touched, then from the next lower one, and so on;
    so a lower priority always goes first, and no one goes who is not needed.
 2. Among those, the largest is spared, then the next largest.
 3. Then the one whose name comes last in the alphabet is spared.
-"Large" is the charge in the resource that is short (summed over resources where more than one is).
+"Large" is the charge in the resource that is short. Where several resources are short at once, the plan is sufficient
+and without anyone who is not needed, but the order is only followed greedily: those are given back first whose
+priority, charge summed over what is short, and name come last.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ def may_go(account: Account, newcomer: Service) -> bool:
     service = account.service
     return (
         account.state.is_loaded
+        and account.reservation is None
         and service.evictable
         and not service.pinned
         and service.priority <= newcomer.priority
@@ -124,15 +127,19 @@ def _spare_the_large(tier: list[tuple[int, Account]], count: int, slack: int, ch
 
 def _spare_the_dearest(candidates: Sequence[Account], short: Amounts) -> list[Account] | None:
     """For several short resources at once: take all, then give back from the dearest on whoever is not needed."""
-    chosen = sorted(
+    dearest_first = sorted(
         candidates,
         key=lambda a: (a.service.priority, sum(a.charge.get(r, 0) for r in short), a.service.name),
         reverse=True,
     )
-    if headroom.missing(short, headroom.total(a.charge for a in chosen)):
+    freed = headroom.total(a.charge for a in dearest_first)
+    if headroom.missing(short, freed):
         return None
-    for account in tuple(chosen):
-        rest = [a for a in chosen if a is not account]
-        if not headroom.missing(short, headroom.total(a.charge for a in rest)):
-            chosen = rest
-    return chosen
+    needed: list[Account] = []
+    for account in dearest_first:
+        rest = headroom.less(freed, account.charge)
+        if headroom.missing(short, rest):
+            needed.append(account)
+        else:
+            freed = rest
+    return needed

@@ -33,9 +33,11 @@ def larger(one: Amounts, other: Amounts) -> Amounts:
 
 
 def missing(need: Amounts, free: Amounts) -> Amounts:
-    """What `free` lacks of `need`, only the resources that are short; empty when it fits."""
+    """What `free` lacks of `need`, only the resources that are short; empty when it fits. A need of 0 is no need."""
     return {
-        resource: amount - free.get(resource, 0) for resource, amount in need.items() if amount > free.get(resource, 0)
+        resource: amount - free.get(resource, 0)
+        for resource, amount in need.items()
+        if amount > 0 and amount > free.get(resource, 0)
     }
 
 

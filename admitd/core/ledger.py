@@ -2,7 +2,8 @@
 
 How a service is charged, in order:
 1. loaded (a live command line matches, or its check says yes): the larger of its budget and its footprint;
-2. reserved: what was promised when it was admitted;
+2. reserved: what was promised when it was admitted, each promise of it; at least the budget where the record is
+   damaged or the service is pinned;
 3. pinned: its budget, loaded or not;
 4. otherwise nothing.
 A reservation for a service that this file does not declare, and a process that would not show its command line in
@@ -11,7 +12,7 @@ time, are charged as well: memory is memory, whoever named it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from admitd.core import headroom
@@ -25,7 +26,6 @@ from admitd.core.terms import (
     Service,
     Sighting,
     State,
-    Unread,
     View,
     Waiter,
 )
@@ -93,18 +93,29 @@ class Ledger:
         """Pool minus all charges; negative when over-committed."""
         return headroom.less(self.pool, self.charged)
 
-    def account(self, name: str) -> Account:
-        """The account of a declared service; a resting one where nothing of it was seen."""
-        return self.accounts.get(name) or Account(self.capacity.services[name], State.STOPPED, NOTHING)
+    def account(self, service: Service) -> Account:
+        """The account of `service`; a resting one where nothing of it was seen."""
+        return self.accounts.get(service.name) or Account(service, State.STOPPED, NOTHING)
 
     def free_for(self, service: Service) -> Amounts:
         """What `service` may take: its own standing charge (it is pinned, say) is not in its own way."""
         own = self.accounts.get(service.name)
         return headroom.less(self.free, headroom.less({}, own.charge)) if own else self.free
 
-    def with_reservation(self, reservation: Reservation) -> Ledger:
-        """The ledger as it is once `reservation` stands."""
-        service = self.capacity.services[reservation.service]
+    def without_what_passes(self) -> Ledger:
+        """The ledger if every load under way came to nothing and every command line could be read."""
+        accounts: dict[str, Account] = {}
+        for name, account in self.accounts.items():
+            if account.reservation is None:
+                accounts[name] = account
+            elif account.state.is_loaded:
+                accounts[name] = replace(account, charge=account.service.budget, reservation=None)
+            elif account.service.pinned:
+                accounts[name] = Account(account.service, State.STOPPED, account.service.budget)
+        return replace(self, accounts=accounts, extras=(), reservations=())
+
+    def with_reservation(self, service: Service, reservation: Reservation) -> Ledger:
+        """The ledger as it is once `reservation` of `service` stands."""
         account = Account(service, State.RESERVED, reservation.budget, reservation=reservation)
         return replace(
             self,
@@ -115,7 +126,9 @@ class Ledger:
 
 def derive(capacity: Capacity, view: View) -> Ledger:
     """The ledger that `view` shows. Total: any view gives one."""
-    held = {each.service: each for each in view.reservations}
+    held: dict[str, list[Reservation]] = {}
+    for reservation in view.reservations:
+        held.setdefault(reservation.service, []).append(reservation)
     seen: dict[str, list[Sighting]] = {}
     for sighting in view.sightings:
         seen.setdefault(sighting.service, []).append(sighting)
@@ -124,8 +137,8 @@ def derive(capacity: Capacity, view: View) -> Ledger:
     for name in names:
         service = capacity.services.get(name)
         if service is not None:
-            account = _account(service, tuple(seen.get(name, ())), view, held.get(name))
-            if account.charge or account.check is not None:
+            account = _account(service, tuple(seen.get(name, ())), view, held.get(name, ()))
+            if account.charge or account.check is not None or account.reservation is not None:
                 accounts[name] = account
     live = tuple(r for r in view.reservations if not _ended(r, accounts))
     return Ledger(
@@ -139,54 +152,60 @@ def derive(capacity: Capacity, view: View) -> Ledger:
     )
 
 
-def _account(service: Service, sightings: tuple[Sighting, ...], view: View, reservation: Reservation | None) -> Account:
+def _account(service: Service, sightings: tuple[Sighting, ...], view: View, held: Sequence[Reservation]) -> Account:
     check = view.checks.get(service.name)
     measured = view.footprints.get(service.name)
-    state = _state(sightings, check, reservation)
+    state = _state(sightings, check, held)
+    # A record may hold anything: what it promises is never less than nothing.
+    promised = headroom.total(headroom.unused(each.budget) for each in held)
     if state.is_loaded:
         charge = headroom.larger(service.budget, measured or NOTHING)
-        reservation = None
-    elif reservation is not None:
-        charge = reservation.budget
-    else:
-        charge = service.budget if service.pinned else NOTHING
-    return Account(service, state, charge, measured, sightings, check, reservation)
+        account = Account(service, state, charge, measured, sightings, check)
+        if not held or not account.mention_only:
+            return account
+        # A mention is charged, but ends no reservation: it may be gone before the real one is there.
+        return replace(account, charge=headroom.larger(charge, promised), reservation=held[-1])
+    committed = service.pinned or any(each.damaged for each in held)
+    charge = headroom.larger(promised, service.budget) if committed else promised
+    return Account(service, state, charge, measured, sightings, check, held[-1] if held else None)
 
 
-def _state(sightings: tuple[Sighting, ...], check: Check | None, reservation: Reservation | None) -> State:
+def _state(sightings: tuple[Sighting, ...], check: Check | None, held: Sequence[Reservation]) -> State:
     if sightings:
-        if check is not None and check.loaded is False:
-            return State.HALF_LOADED
         real = [seen.process for seen in sightings if not seen.mention]
-        return State.SUSPENDED if real and all(process.stopped for process in real) else State.LOADED
+        if real and all(process.stopped for process in real):
+            return State.SUSPENDED
+        return State.HALF_LOADED if check is not None and check.loaded is False else State.LOADED
     if check is not None and check.loaded:
         return State.LOADED
-    return State.RESERVED if reservation is not None else State.STOPPED
+    return State.RESERVED if held else State.STOPPED
 
 
 def _ended(reservation: Reservation, accounts: Mapping[str, Account]) -> bool:
     account = accounts.get(reservation.service)
-    return account is not None and account.reservation is not reservation
+    return account is not None and account.state.is_loaded and not account.mention_only
 
 
 def _extras(capacity: Capacity, view: View, accounts: Mapping[str, Account]) -> Iterator[Extra]:
     for held in view.reservations:
         if held.service not in capacity.services:
-            yield Extra(held.service, held.budget, "reserved by another capacity.yaml on this machine")
-    for process in view.unread:
-        yield _unread(process, capacity, accounts)
+            charge = headroom.unused(held.budget)
+            yield Extra(held.service, charge, "reserved by another capacity.yaml on this machine")
+    dearest = _dearest_unseen(capacity, accounts) if any(unread.could_be_ours for unread in view.unread) else NOTHING
+    for unread in view.unread:
+        charge = headroom.larger(unread.resident, dearest) if unread.could_be_ours else unread.resident
+        label = f"process {unread.process.pid}"
+        yield Extra(label, charge, "its command line could not be read in time, so it is charged as what it could be")
 
 
-def _unread(unread: Unread, capacity: Capacity, accounts: Mapping[str, Account]) -> Extra:
-    """A command line that could not be read may be any service that is not accounted for: charge the dearest."""
-    charge = unread.resident
-    if unread.could_be_ours:
-        for service in capacity.services.values():
-            account = accounts.get(service.name)
-            if service.process_pattern is not None and not (account and account.charge):
-                charge = headroom.larger(charge, service.budget)
-    label = f"process {unread.process.pid}"
-    return Extra(label, charge, "its command line could not be read in time, so it is charged as what it could be")
+def _dearest_unseen(capacity: Capacity, accounts: Mapping[str, Account]) -> Amounts:
+    """A command line that could not be read may be any service that is not accounted for: the dearest of them."""
+    dearest = NOTHING
+    for service in capacity.services.values():
+        account = accounts.get(service.name)
+        if service.process_pattern is not None and not (account and account.charge):
+            dearest = headroom.larger(dearest, service.budget)
+    return dearest
 
 
 def _warnings(accounts: Mapping[str, Account], view: View) -> Iterator[str]:

@@ -9,7 +9,7 @@ from admitd.core.terms import Level
 # Share of memory that is available. earlyoom sends SIGTERM at 10 % and SIGKILL at 5 % (its man page, -m).
 LINUX_WARN_AVAILABLE: Final = 0.10
 LINUX_CRITICAL_AVAILABLE: Final = 0.05
-# PSI "full", averaged over 10 s, in percent: nohang sends SIGTERM above 40 (nohang-desktop.conf); a quarter of that warns.
+# PSI "full", averaged over 10 s, in percent: nohang sends SIGTERM above 40 (nohang-desktop.conf); a quarter warns.
 LINUX_WARN_STALL: Final = 10.0
 LINUX_CRITICAL_STALL: Final = 40.0
 

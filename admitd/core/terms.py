@@ -93,6 +93,16 @@ class Host:
     safety: Amounts
 
 
+@dataclass(frozen=True, slots=True)
+class Sentinel:
+    """What the sentinel watches, and how often. `safelist` holds service names and patterns of command lines."""
+
+    safelist: tuple[str, ...] = ()
+    stopped_interval_s: float = 10.0
+    probe_interval_s: float = 60.0
+    probe_failures: int = 3
+
+
 @dataclass(frozen=True)
 class Capacity:
     """A whole capacity.yaml, checked."""
@@ -101,10 +111,17 @@ class Capacity:
     services: Mapping[str, Service]
     live_veto: bool = True
     path: str = ""
+    sentinel: Sentinel = field(default_factory=Sentinel)
 
     @cached_property
     def pinned(self) -> tuple[Service, ...]:
+        """The services whose budget stays committed even while they are not loaded."""
         return tuple(service for service in self.services.values() if service.pinned)
+
+    @cached_property
+    def check_commands(self) -> Mapping[str, Command]:
+        """The loaded_check_cmd of each service that has one."""
+        return {s.name: s.loaded_check_cmd for s in self.services.values() if s.loaded_check_cmd is not None}
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
-from admitd.core.terms import NOTHING, Amounts, Reservation, State
+from admitd.core.terms import Amounts, Reservation, State
 
 
 class Reason(StrEnum):
@@ -82,7 +82,7 @@ class Refused:
     message: str
     budget: Amounts
     free: Amounts
-    shortfall: Amounts = NOTHING
+    shortfall: Amounts = field(default_factory=dict)
     blockers: tuple[Blocker, ...] = ()
     victims: tuple[str, ...] = ()
     remedy: Remedy | None = None

@@ -1,0 +1,1 @@
+"""admit_cli: the command line. It parses, asks the one application, and renders."""

@@ -1,0 +1,64 @@
+"""explain: `admit explain`: which processes match a service and why, and what its check said."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final
+
+from admit_cli import render
+from admit_cli.door import Door, NoService
+from admitd.core.terms import Sighting
+from admitd.gate import Scene
+
+SHOWN: Final = 200
+
+
+def explain(values: dict[str, Any]) -> int:
+    """Print what one look shows of one service; the exit code."""
+    scene = Door(values["config"]).inside().house.gate.look()
+    service = scene.capacity.services.get(values["name"])
+    if service is None:
+        raise NoService(f"{scene.capacity.path} declares no service {values['name']!r}.")
+    account = scene.ledger.account(service)
+    explained = {
+        "service": service.name,
+        "state": account.state.value,
+        "process_pattern": service.process_pattern,
+        "program": service.program,
+        "matches": [_match(seen, scene) for seen in account.sightings],
+        "passed_over": [
+            {"pid": each.pid, "program": each.program, "why": each.why, "command": _line(each.pid, scene)}
+            for each in scene.look.passed_over
+            if each.service == service.name
+        ],
+        "check": None
+        if account.check is None
+        else {"command": service.loaded_check_cmd, "loaded": account.check.loaded, "said": account.check.detail},
+        "processes": scene.look.count,
+    }
+    if values["json"]:
+        render.print_json(explained)
+    else:
+        print(render.explained(explained))
+    return 0
+
+
+def _match(seen: Sighting, scene: Scene) -> dict[str, Any]:
+    process = seen.process
+    return {
+        "pid": process.id.pid,
+        "program": seen.program,
+        "mention": seen.mention,
+        "stopped": process.stopped,
+        "uid": process.uid,
+        "command": _line(process.id.pid, scene, process.uid),
+    }
+
+
+def _line(pid: int, scene: Scene, uid: int | None = None) -> str | None:
+    """The command line; None for another user's process: arguments can hold secrets, and root is not asked to tell."""
+    if uid is not None and uid != os.getuid():
+        return None
+    text = scene.look.lines.get(pid, b"").rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace")
+    printable = "".join(character if character.isprintable() else "?" for character in text)
+    return printable if len(printable) <= SHOWN else printable[: SHOWN - 3] + "..."

@@ -1,0 +1,159 @@
+"""main: the entry point, and the short way to a command: what parses cleanly runs at once.
+
+All else (help, completion, a typing error) goes the long way through teach.py, which knows the same table. Nothing
+heavy is imported here; a test holds that.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from admit_cli import table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn
+
+USAGE = 64
+INTERRUPTED = 130
+
+
+def main(argv: list[str] | None = None) -> NoReturn:
+    """Entry point of `admit`."""
+    sys.exit(dispatch(sys.argv[1:] if argv is None else argv))
+
+
+def admitd() -> NoReturn:
+    """Entry point of `admitd`: the same as `admit daemon run`."""
+    main(["daemon", "run", *sys.argv[1:]])
+
+
+def dispatch(argv: list[str]) -> int:
+    """Run one command line; the exit code."""
+    if argv in (["--version"], ["-V"]):
+        from admitd import __version__
+
+        print(f"admit {__version__}")
+        return 0
+    completing = any(name.endswith("_COMPLETE") for name in os.environ)
+    parsed = None if completing else parse(argv)
+    if parsed is None:
+        from admit_cli.teach import teach
+
+        return teach(argv)
+    return call(*parsed)
+
+
+def call(command: table.Command, values: dict[str, Any]) -> int:
+    """Import a command's code and run it; errors become a sentence and an exit code."""
+    try:
+        return _function(command.run)(values)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone; so that the interpreter does not complain of it at its end:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        from admit_cli.errors import told
+
+        return told(error)
+
+
+def _function(run: str) -> Callable[[dict[str, Any]], int]:
+    module, _, name = run.partition(":")
+    __import__(module)
+    function: Callable[[dict[str, Any]], int] = getattr(sys.modules[module], name)
+    return function
+
+
+def parse(argv: list[str]) -> tuple[table.Command, dict[str, Any]] | None:
+    """The command and its values; None for whatever is not plainly right."""
+    config = None
+    if len(argv) > 1 and argv[0] == "--config":
+        config, argv = argv[1], argv[2:]
+    command = find(argv)
+    if command is None:
+        return None
+    values = _values(command, argv[len(command.path) :])
+    if values is not None and config is not None and values["config"] is None:
+        values["config"] = config
+    return None if values is None else (command, values)
+
+
+def find(argv: list[str]) -> table.Command | None:
+    """The command that argv begins with."""
+    for command in table.COMMANDS:
+        if tuple(argv[: len(command.path)]) == command.path:
+            return command
+    return None
+
+
+def _values(command: table.Command, words: list[str]) -> dict[str, Any] | None:
+    values: dict[str, Any] = {o.name: False if o.kind == table.FLAG else None for o in command.options}
+    flags = {option.flag: option for option in command.options}
+    takes_rest = any(argument.rest for argument in command.arguments)
+    given: list[str] = []
+    rest: list[str] | None = None
+    at = 0
+    while at < len(words):
+        word = words[at]
+        at += 1
+        if word == "--" and takes_rest:
+            rest = words[at:]
+            break
+        if not word.startswith("-"):
+            given.append(word)
+            continue
+        flag, equals, text = word.partition("=")
+        option = flags.get(flag)
+        if option is None:
+            return None
+        if option.kind == table.FLAG:
+            value = None if equals else True
+        elif not equals and at >= len(words):
+            value = None
+        else:
+            value = _convert(option, text if equals else words[at])
+            at += not equals
+        if value is None:
+            return None
+        values[option.name] = value
+    return _with_arguments(command, values, given, rest)
+
+
+def _with_arguments(
+    command: table.Command, values: dict[str, Any], given: list[str], rest: list[str] | None
+) -> dict[str, Any] | None:
+    for argument in command.arguments:
+        if argument.rest:
+            if not rest:
+                return None
+            values[argument.name] = rest
+        elif argument.many:
+            values[argument.name], given = given, []
+            if not values[argument.name]:
+                return None
+        else:
+            if not given:
+                return None
+            values[argument.name], given = given[0], given[1:]
+    return None if given else values
+
+
+def _convert(option: table.Option, text: str) -> Any:
+    """The option's value; None where `text` is not one."""
+    try:
+        if option.kind == table.DURATION:
+            from admitd.core.units import parse_duration
+
+            return parse_duration(text)
+        if option.kind == table.PORT:
+            from admitd.places import parse_port
+
+            return parse_port(text, option.flag)
+    except ValueError:
+        return None
+    return text

@@ -1,0 +1,224 @@
+"""render: what people read. Answers of the application in, text out; colours only on a terminal, and not under
+NO_COLOR."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from admitd.unloading import Outcome
+
+WIDTH = 79
+_COLOURS = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+_STATE_COLOURS = {"loaded": "green", "reserved": "cyan", "half_loaded": "yellow", "suspended": "red"}
+
+
+def print_json(body: Any) -> None:
+    """JSON on stdout, for programs."""
+    import json
+
+    print(json.dumps(body, indent=2, ensure_ascii=False))
+
+
+def mb(amount: int) -> str:
+    """An amount with its unit."""
+    return f"{amount} MB"
+
+
+def bar(share: float, width: int) -> str:
+    """A bar of `width` characters; what goes beyond its end is shown by a >."""
+    filled = round(max(0.0, min(1.0, share)) * width)
+    return "[" + "#" * filled + "." * (width - filled) + (">" if share > 1 else "]")
+
+
+def coloured(text: str, colour: str) -> str:
+    """`text`, in colour where stdout shows colours."""
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return text
+    return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m"
+
+
+def status(ledger: dict[str, Any]) -> str:
+    """One screen: the pool, every service, who holds and who waits, pressure, warnings."""
+    pool, charged, free = ledger["pool_mb"], ledger["charged_mb"], ledger["free_mb"]
+    lines = [
+        f"{coloured(ledger['host'], 'bold')}: {charged} of {pool} MB charged, "
+        + (coloured(f"{free} MB free", "green") if free >= 0 else coloured(f"OVER-COMMITTED by {-free} MB", "red")),
+        _pool_bar(ledger),
+        f"physical {ledger['ram_physical_mb']} MB = pool {pool} + reserved {ledger['ram_reserved_mb']} "
+        f"+ safety {ledger['ram_safety_mb']}",
+        _pressure(ledger["pressure"], ledger["live_veto"]),
+        "",
+        *_services(ledger["services"]),
+    ]
+    for each in ledger["undeclared"]:
+        lines.append(f"{each['label']}: {each['charged_mb']} MB charged; {each['why']}")
+    for held in ledger["reservations"]:
+        who = f"process {held['holder_pid']}" if held["holder_pid"] else "no named holder"
+        lines.append(f"reserved: {held['service']}, {held['budget_mb']} MB, for {who} ({_left(held['expires_at'])})")
+    for place, waiter in enumerate(ledger["waiting"], 1):
+        lines.append(f"waiting, position {place}: {waiter['service']} (priority {waiter['priority']})")
+    lines += [coloured(f"warning: {warning}", "yellow") for warning in ledger["warnings"]]
+    return "\n".join(lines)
+
+
+def _pool_bar(ledger: dict[str, Any]) -> str:
+    """One letter a service, dots for what is free; never less than one letter for who is charged anything."""
+    width, pool = WIDTH - 2, max(1, ledger["pool_mb"])
+    drawn = ""
+    for service in ledger["services"]:
+        if service["charged_mb"]:
+            drawn += service["name"][0] * max(1, round(service["charged_mb"] / pool * width))
+    drawn += "?" * round(sum(each["charged_mb"] for each in ledger["undeclared"]) / pool * width)
+    if len(drawn) > width:
+        return f"[{drawn[: width - 1]}>"
+    return f"[{drawn.ljust(width, '.')}]"
+
+
+def _pressure(pressure: dict[str, Any], live_veto: bool) -> str:
+    level = pressure["level"] or "unknown"
+    colour = {"normal": "green", "warn": "yellow", "critical": "red"}.get(level, "dim")
+    veto = "" if live_veto else "; live_veto is off"
+    return f"pressure: {coloured(level, colour)} ({pressure['why']}){veto}"
+
+
+def _services(services: list[dict[str, Any]]) -> list[str]:
+    if not services:
+        return ["no services are declared"]
+    width = max(7, *(len(service["name"]) for service in services))
+    head = f"{'SERVICE':{width}}  {'STATE':11}  {'BUDGET':>7}  {'HOLDS':>7}  {'CHARGED':>7}  PRIO  PIDS"
+    lines = [coloured(head, "dim")]
+    for service in services:
+        state = f"{service['state']:11}"
+        holds = "-" if service["measured_mb"] is None else str(service["measured_mb"])
+        pids = " ".join(map(str, service["pids"][:4])) + (" ..." if len(service["pids"]) > 4 else "")
+        if service["matched_by"] == "mention":
+            pids = f"only mentioned by {' '.join(map(str, service['mentioned_by'][:3]))}"
+        elif service["matched_by"] == "loaded_check_cmd":
+            pids = "its check says so"
+        marks = "".join(f" ({word})" for word in ("pinned",) if service[word])
+        lines.append(
+            f"{service['name']:{width}}  {coloured(state, _STATE_COLOURS.get(service['state'], 'dim'))}  "
+            f"{service['ram_budget_mb']:>7}  {holds:>7}  {service['charged_mb']:>7}  {service['priority']:>4}  "
+            f"{pids}{marks}".rstrip()
+        )
+    return lines
+
+
+def _left(expires_at: float) -> str:
+    import time
+
+    return f"{max(0, round(expires_at - time.time()))} s left"
+
+
+def refusal(refused: dict[str, Any]) -> str:
+    """Not this one, not now: why, who stands in the way, the command that makes room."""
+    lines = [f"admit: {refused['service']} is refused ({refused['reason']}): {refused['detail']}"]
+    width = max((len(blocker["service"]) for blocker in refused["blockers"]), default=0)
+    for blocker in refused["blockers"][:8]:
+        lines.append(f"  in the way: {blocker['service']:{width}}  {blocker['charged_mb']} MB  {blocker['why']}")
+    if len(refused["blockers"]) > 8:
+        lines.append(f"  ... and {len(refused['blockers']) - 8} more: admit status")
+    if refused.get("queue_position"):
+        lines.append(f"  position in the queue: {refused['queue_position']}")
+    if refused["remedy"]:
+        lines.append(
+            f"  make room:  {refused['remedy']}" if refused["victims"] else f"  try:        {refused['remedy']}"
+        )
+    return "\n".join(lines)
+
+
+def plan_to_agree(refused: dict[str, Any]) -> str:
+    """What --evict is about to unload."""
+    charged = {blocker["service"]: blocker["charged_mb"] for blocker in refused["blockers"]}
+    lines = [f"{refused['service']}: {refused['detail']}", "To make room, these would be unloaded, in this order:"]
+    lines += [f"  {name}  {charged.get(name, '?')} MB" for name in refused["victims"]]
+    return "\n".join(lines)
+
+
+def plan(answer: dict[str, Any]) -> str:
+    """What would have to go."""
+    lines = [answer["detail"]]
+    if answer["victims"]:
+        lines.append(f"would have to be unloaded: {', '.join(answer['victims'])}")
+    if answer["remedy"]:
+        lines.append(f"  {answer['remedy']}")
+    return "\n".join(lines)
+
+
+def already_loaded(verdict: dict[str, Any]) -> str:
+    """Nothing to do; or what is odd about it."""
+    name, state = verdict["service"], verdict["state"]
+    if verdict.get("mention_only"):
+        return (
+            f"{name} counts as loaded, but only because a process mentions it in its arguments. "
+            f"See which: admit explain {name}. If that is not the server, end it, or declare the service's program:"
+        )
+    odd = {
+        "half_loaded": f"; its process is there, but its check says it is not loaded (admit explain {name})",
+        "suspended": "; but it is stopped (state T): it holds its memory and answers nothing until it is continued",
+    }
+    return f"{name} is loaded already{odd.get(state, '')}"
+
+
+def loaded(result: dict[str, Any], budget_mb: int) -> str:
+    """A load that went well."""
+    held = f", holds {result['measured_mb']} of {budget_mb} MB" if result["measured_mb"] is not None else ""
+    pids = f" (pid {', '.join(map(str, result['pids']))})" if result["pids"] else ""
+    return f"{result['service']} is loaded{pids} after {result['took_s']:.1f} s{held}"
+
+
+def unload_outcome(name: str, outcome: Outcome) -> str:
+    """How an unload ended, in a sentence."""
+    from admitd import unloading
+    from admitd.core.terms import RAM
+    from admitd.core.units import free_to_mb
+
+    if isinstance(outcome, unloading.Unloaded):
+        if not outcome.was_loaded:
+            return f"{name} is not loaded" + (f": {outcome.note}" if outcome.note else "")
+        back = "" if outcome.back is None else f"; {max(0, free_to_mb(outcome.back.get(RAM, 0)))} MB more are available"
+        return f"{name} is unloaded after {outcome.took_s:.1f} s{back}" + (f". {outcome.note}" if outcome.note else "")
+    if isinstance(outcome, unloading.UnloadTimedOut):
+        pids = f" (pid {', '.join(map(str, outcome.pids))})" if outcome.pids else ""
+        return f"{outcome.why}{pids}; end it for certain: admit unload {name} --kill"
+    return f"{name} could not be unloaded: {outcome.why}"
+
+
+def unload_result(name: str, outcome: Outcome) -> dict[str, Any]:
+    """How an unload ended, as JSON."""
+    from admitd import unloading
+    from admitd.acting import unloaded
+
+    if isinstance(outcome, unloading.Unloaded):
+        return unloaded(name, outcome)
+    word = "timed_out" if isinstance(outcome, unloading.UnloadTimedOut) else "failed"
+    return {"outcome": word, "service": name, "detail": outcome.why}
+
+
+def explained(found: dict[str, Any]) -> str:
+    """Which processes match, and why."""
+    lines = [f"{found['service']}: {found['state']}  ({found['processes']} processes looked at)"]
+    if found["process_pattern"] is not None:
+        lines.append(f"process_pattern: {found['process_pattern']}")
+    if found["program"] is not None:
+        lines.append(f"program: {found['program']}")
+    for match in found["matches"]:
+        what = "mentions it in an argument: charged, never signalled" if match["mention"] else "is it"
+        stopped = ", stopped (state T)" if match["stopped"] else ""
+        command = match["command"] if match["command"] is not None else f"(a process of uid {match['uid']})"
+        lines.append(f"  {match['pid']}  {match['program']}: {what}{stopped}\n      {command}")
+    for each in found["passed_over"]:
+        lines.append(f"  {each['pid']}  {each['program']}: matches, not counted: {each['why']}")
+    if found["process_pattern"] is not None and not found["matches"]:
+        lines.append("  no live process counts as it")
+    if found["matches"] and all(match["mention"] for match in found["matches"]):
+        lines.append("If one of these really is the service, declare its name:   program: NAME")
+    if found["check"] is not None:
+        answer = {True: "loaded", False: "not loaded", None: "could not be run"}[found["check"]["loaded"]]
+        lines.append(f"loaded_check_cmd: {answer}; {found['check']['said']}")
+    return "\n".join(lines)

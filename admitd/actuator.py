@@ -1,0 +1,139 @@
+"""actuator: the only file that starts services' commands and sends signals. It acts; it decides nothing.
+
+Before each signal the process is looked at again: same start, and still the service itself. What only mentions a
+service is never signalled, nor is anyone whose pid was reused meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Final
+
+from admitd.core.terms import Command, Process
+from admitd.processes.matching import HELPER_TAIL, SHELL, Matcher
+from admitd.processes.table import ProcessTable
+
+LOG_MAX: Final = 10 * 1024 * 1024
+LOG_KEPT: Final = 2
+
+
+class CannotStart(Exception):
+    """A command could not be started; the text says why and is fit for users."""
+
+
+def argv(command: Command) -> list[str]:
+    """What runs a command of capacity.yaml: a string goes through /bin/sh, a list runs as it is."""
+    return [SHELL, "-c", command] if isinstance(command, str) else list(command)
+
+
+def start_helper(command: Command, output: int | IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start a check or unload command in a session of its own, so that it can be ended with its children."""
+    line = argv(command + HELPER_TAIL if isinstance(command, str) else command)
+    return _start(line, output)
+
+
+def start_load(command: Command, log: Path, lease: int | None) -> subprocess.Popen[bytes]:
+    """Start a load command in a session of its own, its output appended to `log`, which is rotated first.
+
+    Environment and working folder are the caller's. `lease` keeps the reservation standing while what was started
+    lives, whatever becomes of the caller.
+    """
+    rotate(log)
+    with log.open("ab") as output:
+        return _start(argv(command), output, () if lease is None else (lease,))
+
+
+def become(command: Sequence[str]) -> None:
+    """Become `command`: same pid, same environment. Returns only by raising CannotStart."""
+    try:
+        os.execvp(command[0], list(command))  # noqa: S606
+    except OSError as problem:
+        raise CannotStart(f"{command[0]} cannot be run: {problem.strerror}") from problem
+
+
+def _start(line: list[str], output: int | IO[bytes], keep: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            line,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=keep,
+        )
+    except (OSError, ValueError) as problem:
+        why = problem.strerror if isinstance(problem, OSError) else str(problem)
+        raise CannotStart(f"{line[0]} cannot be run: {why}") from problem
+
+
+def end_session(leader: int) -> None:
+    """End what `start_helper` started, children and all."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def send(process: Process, service: str, sig: signal.Signals, table: ProcessTable, matcher: Matcher) -> str | None:
+    """Signal one process of a service, after a second look; None when it was sent, else why not.
+
+    On Linux through a pidfd, opened before the second look: the signal can reach no other process.
+    """
+    pid = process.id.pid
+    if pid <= 1 or pid in (os.getpid(), os.getppid()):
+        return f"process {pid} is never signalled"
+    fd = _pidfd(pid)
+    try:
+        judgement = table.again(process, matcher)
+        if judgement is None:
+            return f"process {pid} is gone"
+        if not any(c.service == service and not c.mention and not c.other_program for c in judgement.claims):
+            return f"process {pid} is no longer {service}"
+        if fd is None:
+            os.kill(pid, sig)
+        else:
+            signal.pidfd_send_signal(fd, sig)
+    except ProcessLookupError:
+        return f"process {pid} is gone"
+    except PermissionError:
+        return f"process {pid} belongs to another user (uid {process.uid}): it cannot be signalled"
+    finally:
+        if fd is not None:
+            os.close(fd)
+    return None
+
+
+def _pidfd(pid: int) -> int | None:
+    if not hasattr(os, "pidfd_open") or not hasattr(signal, "pidfd_send_signal"):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
+
+
+def rotate(log: Path) -> None:
+    """Keep a log under LOG_MAX: NAME.log becomes NAME.log.1 and so on, LOG_KEPT of them."""
+    try:
+        if log.stat().st_size < LOG_MAX:
+            return
+    except FileNotFoundError:
+        log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return
+    for number in range(LOG_KEPT, 0, -1):
+        older = log.with_name(f"{log.name}.{number}")
+        newer = log.with_name(f"{log.name}.{number - 1}") if number > 1 else log
+        with contextlib.suppress(FileNotFoundError):
+            newer.replace(older)
+
+
+def exit_text(returncode: int) -> str:
+    """What a return code says: exit 3, or killed by SIGKILL."""
+    if returncode >= 0:
+        return f"exit {returncode}"
+    with contextlib.suppress(ValueError):
+        return f"killed by {signal.Signals(-returncode).name}"
+    return f"killed by signal {-returncode}"

@@ -1,0 +1,230 @@
+"""api: routes. Parse, ask, render. No `if` about memory stands here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import json
+import time
+from typing import Annotated, Any, Final
+
+from fastapi import Depends, FastAPI, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.exceptions import HTTPException
+from starlette.types import Message
+
+from admitd import __version__, schemas
+from admitd.acting import Acting
+from admitd.core import wire
+from admitd.core.terms import ProcessId
+from admitd.core.verdict import Refused
+from admitd.flight import Flight
+from admitd.gate import Answer, Ask, Scene, Unknown
+from admitd.processes.table import CannotSee
+from admitd.reservations import NotRecorded
+
+ASK_AGAIN_S: Final = 0.5
+"""How often a waiting request looks whether its turn has come."""
+
+_bearer = HTTPBearer(auto_error=False, description="The token of the file `token` in the user's state folder.")
+_Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+_Name = Annotated[str, Path(description="A service's name.", max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+_Wanted = Annotated[str, Query(description="The service that should fit.", max_length=63)]
+_ReservationId = Annotated[str, Path(description="A reservation's id.", pattern=r"^[0-9a-f]{16}$")]
+
+
+class Problem(Exception):
+    """An error on its way out: the body is RFC 9457's."""
+
+    def __init__(self, body: dict[str, Any], headers: dict[str, str] | None = None) -> None:
+        super().__init__(body.get("detail"))
+        self.body = body
+        self.headers = headers or {}
+
+
+def build(flight: Flight, acting: Acting, token: str, config: str) -> FastAPI:
+    """The application. `config`: the file that remedies must name; empty where it is the one found by default."""
+    app = FastAPI(
+        title="admit",
+        version=__version__,
+        description="Admission control for the memory of one machine. Amounts are MiB.",
+        docs_url=None,
+        redoc_url=None,
+        responses=schemas.EVERYWHERE,
+    )
+    _answer_problems(app)
+    _asking(app, flight, config)
+    _acting(app, acting, token, config)
+    return app
+
+
+def _asking(app: FastAPI, flight: Flight, config: str) -> None:
+    @app.post("/admit", responses=schemas.ADMIT, response_model=schemas.Verdict)
+    async def admit(body: schemas.AdmitBody, request: Request) -> Response:
+        """Ask whether a service may load; unless it is a dry run, a 200 reserves its budget for `holder_pid`."""
+        holder = _holder(flight, body.holder_pid)
+        ask = Ask(body.service, holder, body.dry_run, 0.0 if body.dry_run else body.wait_s, time.monotonic())
+        answer = await _ask_until(flight, ask, request)
+        return _verdict(answer, config)
+
+    @app.get("/capacity", responses=schemas.SEEING, response_model=schemas.Capacity)
+    async def capacity() -> Response:
+        """What is charged against the pool right now, from a look that began after this request arrived."""
+        return _json(200, _capacity(await flight.look()))
+
+    @app.get("/plan", responses=schemas.PLAN, response_model=schemas.Plan)
+    async def plan(
+        service: Annotated[str, Query(description="The service that should fit.", max_length=63)],
+    ) -> Response:
+        """What would have to be unloaded for `service` to fit. Changes nothing."""
+        answer, _ = await flight.ask(Ask(service, dry_run=True, arrived_s=time.monotonic()))
+        return _json(200, wire.plan(answer.verdict, config))
+
+    @app.delete("/reservations/{id}", status_code=204, responses=schemas.GIVE_BACK, response_class=Response)
+    async def give_back(id: _ReservationId) -> Response:
+        """Give a reservation back."""
+        if not await flight.give_back(id):
+            raise Problem(wire.problem(404, "No such reservation", f"No reservation {id} stands; it may have ended."))
+        return Response(status_code=204)
+
+    @app.get("/healthz", responses=schemas.SEEING, response_model=schemas.Health)
+    async def healthz() -> Response:
+        """200 while the process table can be seen, 503 with the reason when it cannot."""
+        scene = await flight.look()
+        return _json(200, {"status": "ok", "version": __version__, "processes": scene.look.count})
+
+
+def _acting(app: FastAPI, acting: Acting, token: str, config: str) -> None:
+    def may_act(credentials: _Credentials) -> None:
+        given = credentials.credentials if credentials is not None else ""
+        if not hmac.compare_digest(given.encode(), token.encode()):
+            detail = "What acts on processes needs the bearer token of the daemon's user (docs/security.md)."
+            raise Problem(wire.problem(401, "Who are you?", detail), {"WWW-Authenticate": "Bearer"})
+
+    @app.post(
+        "/services/{name}/load",
+        dependencies=[Depends(may_act)],
+        responses=schemas.LOAD,
+        response_model=schemas.Loaded,
+    )
+    async def load(name: _Name, body: schemas.LoadBody) -> Response:
+        """Load a service, through the same admission; answers when it is loaded or has failed."""
+        code, said = await acting.load(name, config)
+        return _json(code, said)
+
+    @app.post(
+        "/services/{name}/unload",
+        dependencies=[Depends(may_act)],
+        responses=schemas.UNLOAD,
+        response_model=schemas.Unloaded,
+    )
+    async def unload(name: _Name, body: schemas.UnloadBody) -> Response:
+        """Unload a service; answers when its memory is back."""
+        code, said = await acting.unload(name, kill=body.kill)
+        return _json(code, said)
+
+
+async def _ask_until(flight: Flight, ask: Ask, request: Request) -> Answer:
+    """Ask; where it may wait, ask again until its turn comes, its time is up, or the client has gone."""
+    answer, _ = await flight.ask(ask)
+    if answer.waiter is None:
+        return answer
+    gone = asyncio.ensure_future(_disconnected(request))
+    deadline = ask.arrived_s + ask.wait_s
+    try:
+        while answer.waiter is not None and not gone.done():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            await asyncio.wait((gone,), timeout=min(ASK_AGAIN_S, left))
+            if not gone.done():
+                again = Ask(ask.service, ask.holder, False, ask.wait_s, ask.arrived_s, answer.waiter)
+                answer, _ = await flight.ask(again)
+    finally:
+        gone.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await gone
+        if answer.waiter is not None:
+            await flight.give_back(answer.waiter)
+    return answer
+
+
+async def _disconnected(request: Request) -> None:
+    while True:
+        message: Message = await request.receive()
+        if message["type"] == "http.disconnect":
+            return
+
+
+def _holder(flight: Flight, pid: int | None) -> ProcessId | None:
+    if pid is None:
+        return None
+    holder = flight.gate.table.identify(pid)
+    if holder is None:
+        detail = f"holder_pid {pid} is no live process; name the one that will do the loading, or leave it out."
+        raise Problem(wire.problem(422, "No such holder", detail))
+    return holder
+
+
+def _verdict(answer: Answer, config: str) -> Response:
+    verdict = answer.verdict
+    headers = {}
+    if isinstance(verdict, Refused) and verdict.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, round(verdict.retry_after_s)))
+    return _json(wire.status(verdict), wire.verdict(verdict, config), headers)
+
+
+def _capacity(scene: Scene) -> dict[str, Any]:
+    return {
+        **wire.capacity(scene.ledger, scene.reading),
+        "config": scene.capacity.path,
+        "processes": scene.look.count,
+        "scanned_at": round(scene.at, 3),
+        "scan_ms": round(scene.took_s * 1000, 3),
+        "version": __version__,
+    }
+
+
+def _json(code: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+    kind = wire.PROBLEM_JSON if code >= 400 else "application/json"
+    return Response(json.dumps(body), code, headers, media_type=kind)
+
+
+def _answer_problems(app: FastAPI) -> None:
+    """Every error leaves as problem+json, whoever raised it."""
+
+    @app.exception_handler(Problem)
+    async def ours(request: Request, error: Problem) -> Response:
+        return _json(error.body["status"], error.body, error.headers)
+
+    @app.exception_handler(Unknown)
+    async def unknown(request: Request, error: Unknown) -> Response:
+        near = f" Did you mean {' or '.join(error.near)}?" if error.near else ""
+        return _json(
+            404, wire.problem(404, "Not declared", f"capacity.yaml declares no service {error.service!r}.{near}")
+        )
+
+    @app.exception_handler(CannotSee)
+    @app.exception_handler(NotRecorded)
+    async def unseen(request: Request, error: Exception) -> Response:
+        return _json(503, wire.problem(503, "The machine cannot be seen", f"{error}."), {"Retry-After": "5"})
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(request: Request, error: RequestValidationError) -> Response:
+        wrong = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()[:10]]
+        return _json(422, wire.problem(422, "Malformed", "; ".join(wrong) + "."))
+
+    @app.exception_handler(HTTPException)
+    async def others(request: Request, error: HTTPException) -> Response:
+        title = str(error.detail)
+        if error.status_code == 400:
+            return _json(400, wire.problem(400, "Malformed", "The body is not JSON in UTF-8."))
+        detail = f"{request.method} {request.url.path[:200]} is not offered here."
+        return _json(error.status_code, wire.problem(error.status_code, title, detail), dict(error.headers or {}))
+
+    @app.exception_handler(Exception)
+    async def unforeseen(request: Request, error: Exception) -> Response:
+        detail = "A fault in admit itself; the daemon's log has the particulars. Nothing was admitted."
+        return _json(500, wire.problem(500, "Internal error", detail))

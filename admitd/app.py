@@ -1,0 +1,85 @@
+"""app: the only wiring. Everything that is made once is made here, for the daemon and for the command line alike."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from admitd import capacity, memory, places, processes, reservations
+from admitd.core.terms import Capacity
+from admitd.gate import Gate
+
+if TYPE_CHECKING:
+    from admitd.doorkeeper import App
+
+DESCRIPTORS_SPARED: Final = 512
+"""Descriptors that are not used for keeping command lines open: sockets, checks, reservations."""
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """The gate and what stands behind it. `named`: the file that remedies must name, empty where it is the default."""
+
+    gate: Gate
+    watched: capacity.Watched
+    named: str
+    environ: Mapping[str, str]
+
+    def application(self, port: int) -> App:
+        """The ASGI application, doorkeeper outermost. `port`: the one that Host and Origin may name."""
+        from admitd import api
+        from admitd.acting import Acting
+        from admitd.doorkeeper import Doorkeeper
+        from admitd.flight import Flight
+
+        flight = Flight(self.gate)
+        acting = Acting(flight, self.environ)
+        return Doorkeeper(api.build(flight, acting, places.token(self.environ), self.named), port)
+
+
+def furnish(
+    environ: Mapping[str, str],
+    config: str | None = None,
+    *,
+    keep: int = 0,
+    on_problem: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
+) -> House:
+    """Make everything. `keep`: how many descriptors of /proc stay open between looks; a short life wants none.
+
+    Raises capacity.NotFound, capacity.ConfigError, reservations.NotRecorded, ValueError (a setting that is wrong).
+    """
+    path = capacity.find(config, environ, Path(places.home(environ)))
+    system = memory.for_this_system()
+
+    def load(path: Path) -> Capacity:
+        return capacity.load(path, detect_physical=system.physical)
+
+    watched = capacity.Watched(path, load, on_problem=on_problem)
+    table = processes.for_this_system(environ, keep)
+    folder = reservations.folder(environ)
+    records = reservations.Reservations(folder, table.identify, shared="ADMIT_STATE_DIR" not in environ)
+    records.prepare()
+
+    def source() -> tuple[Capacity, tuple[str, ...]]:
+        return watched.current(), watched.warnings
+
+    gate = Gate(source, table, system, records)
+    gate.matcher(watched.current())
+    return House(gate, watched, str(path) if config else "", environ)
+
+
+def descriptors_to_keep() -> int:
+    """Raise this process's limit of open files as far as it may be, and say how many command lines may stay open."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 16_384 if hard == resource.RLIM_INFINITY else min(hard, 16_384)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    return max(0, soft - DESCRIPTORS_SPARED)

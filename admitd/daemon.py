@@ -1,0 +1,54 @@
+"""daemon: one run of the daemon, from its sockets to its end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from admitd import __version__, places, serving
+from admitd.app import descriptors_to_keep, furnish
+from admitd.core.units import free_to_mb, to_mb
+from admitd.gate import Gate
+
+
+def run(environ: Mapping[str, str], config: str | None, port: int) -> None:
+    """Serve until SIGTERM or SIGINT. Raises serving.PortTaken, places.UnsafePlace and all that furnish raises."""
+    house = furnish(environ, config, keep=descriptors_to_keep())
+    places.make_private(places.user_folder(environ))
+    application = house.application(port)
+    unix = places.socket_path(environ, port)
+    sockets = serving.listen(port, None if unix is None else Path(unix))
+    note = places.note_path(environ, port)
+
+    def ready() -> None:
+        where = f"http://127.0.0.1:{port}" + (f" and {unix}" if unix else "")
+        print(f"admitd {__version__} listens on {where}", file=sys.stderr)
+        print(_in_force(house.gate), file=sys.stderr, flush=True)
+
+    try:
+        with open(note, "w", encoding="utf-8") as out:
+            out.write(f"{os.getpid()}\n{house.watched.path}\n")
+        serving.serve(application, sockets, ready)
+    finally:
+        for path in (note, unix):
+            if path is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+
+
+def _in_force(gate: Gate) -> str:
+    """The limits in force, for the log."""
+    from admitd.core import headroom
+    from admitd.core.terms import RAM
+
+    capacity = gate.capacity()
+    pool = free_to_mb(headroom.pool(capacity.host)[RAM])
+    largest = max((to_mb(service.budget.get(RAM, 0)) for service in capacity.services.values()), default=0)
+    return (
+        f"admitd goes by {capacity.path}: host {capacity.host.name}, pool {pool} MB, "
+        f"{len(capacity.services)} services, the largest {largest} MB, "
+        f"live_veto {'on' if capacity.live_veto else 'off'}"
+    )

@@ -1,0 +1,282 @@
+"""gate: look, derive, decide, reserve. The one path to a verdict; whoever asks, by whatever door, comes through here.
+
+Order matters. Reservations are read before the processes are looked at, so that a load that becomes visible in between
+is seen one way or the other. Checks are commands and run before the lock is taken; if a reservation for a service with
+a check came or went meanwhile, their answers may have been overtaken, and they run again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from admitd import checks
+from admitd.core import admission, ledger
+from admitd.core.ledger import Ledger
+from admitd.core.terms import (
+    RAM,
+    Amounts,
+    Capacity,
+    Check,
+    Command,
+    ProcessId,
+    Reading,
+    Request,
+    Reservation,
+    View,
+    Waiter,
+)
+from admitd.core.verdict import Admitted, Reason, Refused, Verdict
+from admitd.memory import Memory
+from admitd.processes.matching import Matcher
+from admitd.processes.table import CannotSee, Look, ProcessTable
+from admitd.reservations import Busy, NotRecorded, Reservations, Standing
+
+TRIES: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request for admission as it came in. `wait_s`: a refusal puts it in the queue for that long."""
+
+    service: str
+    holder: ProcessId | None = None
+    dry_run: bool = False
+    wait_s: float = 0.0
+    arrived_s: float = 0.0
+    waiter: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What one look saw and what follows from it. `at` is wall-clock time, `took_s` what the look took."""
+
+    ledger: Ledger
+    reading: Reading
+    look: Look
+    at: float
+    took_s: float
+    warnings: tuple[str, ...]
+
+    @property
+    def capacity(self) -> Capacity:
+        return self.ledger.capacity
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The verdict on one Ask, and its place in the queue where it waits."""
+
+    verdict: Verdict
+    waiter: str | None = None
+
+
+class Unknown(Exception):
+    """A service that capacity.yaml does not declare. `near`: names that look alike."""
+
+    def __init__(self, service: str, near: tuple[str, ...]) -> None:
+        super().__init__(service)
+        self.service = service
+        self.near = near
+
+
+Source = Callable[[], tuple[Capacity, tuple[str, ...]]]
+RunChecks = Callable[[Mapping[str, Command]], Mapping[str, Check]]
+
+
+class Gate:
+    """Decides for one host. `source` gives the capacity in force and warnings about its file."""
+
+    def __init__(
+        self,
+        source: Source,
+        table: ProcessTable,
+        memory: Memory,
+        records: Reservations,
+        run_checks: RunChecks = checks.run_all,
+    ) -> None:
+        self._source = source
+        self.table = table
+        self._memory = memory
+        self.records = records
+        self._run_checks = run_checks
+        self._matcher: tuple[Capacity, Matcher] | None = None
+        self._one_at_a_time = threading.RLock()
+
+    def matcher(self, capacity: Capacity) -> Matcher:
+        """The compiled patterns of `capacity`; made once for each file that comes into force."""
+        if self._matcher is None or self._matcher[0] is not capacity:
+            self._matcher = (capacity, Matcher(capacity.services.values()))
+        return self._matcher[1]
+
+    def capacity(self) -> Capacity:
+        """The capacity in force."""
+        return self._source()[0]
+
+    def look(self) -> Scene:
+        """Look and derive; nothing is changed. Raises CannotSee or NotRecorded."""
+        with self._one_at_a_time:
+            capacity, warnings = self._source()
+            standing = self.records.standing(capacity)
+            return self._scene(capacity, warnings, self._checks(capacity), standing)
+
+    def decide(self, asks: Sequence[Ask]) -> tuple[list[Answer | Unknown], Scene | None]:
+        """Verdicts for all of `asks` from one look, in their order; each admission is written down before it is told.
+
+        The scene is the one they were decided on, None where nothing could be seen.
+        """
+        try:
+            with self._one_at_a_time:
+                return self._decide(asks)
+        except CannotSee as problem:
+            return self._all_refused(asks, Reason.UNSEEN, f"the process table cannot be seen: {problem}"), None
+        except Busy as problem:
+            return self._all_refused(asks, Reason.BUSY, f"no decision could be made: {problem}"), None
+        except NotRecorded as problem:
+            return self._all_refused(asks, Reason.NOT_RECORDED, f"nothing can be promised: {problem}"), None
+
+    def give_back(self, record_id: str) -> bool:
+        """End a reservation, or a place in the queue; whether there was one."""
+        with self._one_at_a_time:
+            return self.records.give_back(record_id)
+
+    def _decide(self, asks: Sequence[Ask]) -> tuple[list[Answer | Unknown], Scene | None]:
+        for _ in range(TRIES):
+            capacity, warnings = self._source()
+            before = self.records.standing(capacity)
+            checked = self._checks(capacity)
+            with self.records.lock() as lock:
+                standing = self.records.standing(capacity)
+                if checked and _overtaken(before, standing, capacity):
+                    continue
+                scene = self._scene(capacity, warnings, checked, standing)
+                answers = self._settle(asks, scene, standing, lock)
+                self.records.prune(replace(standing, reservations=scene.ledger.reservations), _promised(answers))
+                return answers, scene
+        raise Busy(f"loads came and went through {TRIES} looks; ask again")
+
+    def _settle(self, asks: Sequence[Ask], scene: Scene, standing: Standing, lock: int) -> list[Answer | Unknown]:
+        services = scene.capacity.services
+        out: list[Answer | Unknown] = [Unknown(a.service, _near(a.service, services)) for a in asks]
+        known = [index for index, ask in enumerate(asks) if ask.service in services]
+        waiters = {index: _waiter_of(asks[index], standing.waiters) for index in known}
+        requests = [_request(asks[index], scene.capacity, waiters[index]) for index in known]
+        verdicts = admission.settle(scene.ledger, scene.reading, requests)
+        for index, verdict in zip(known, verdicts, strict=True):
+            out[index] = self._write_down(asks[index], verdict, waiters[index], scene, lock)
+        return out
+
+    def _write_down(self, ask: Ask, verdict: Verdict, waiter: Waiter | None, scene: Scene, lock: int) -> Answer:
+        service = scene.capacity.services[ask.service]
+        try:
+            if isinstance(verdict, Admitted) and verdict.reservation is None and not ask.dry_run:
+                verdict = replace(verdict, reservation=self.records.reserve(lock, service, ask.holder))
+            if isinstance(verdict, Refused) and ask.wait_s > 0 and verdict.reason is not Reason.TOO_LARGE:
+                waiter = waiter or self.records.wait(service, ask.holder, ask.wait_s)
+                return Answer(replace(verdict, queue_position=_position(waiter, scene.ledger.waiters)), waiter.id)
+        except NotRecorded as problem:
+            free = scene.ledger.free_for(service)
+            return Answer(Refused(service.name, Reason.NOT_RECORDED, f"{problem}.", service.budget, free))
+        if waiter is not None and not isinstance(verdict, Refused):
+            self.records.give_back(waiter.id)
+        return Answer(verdict)
+
+    def _all_refused(self, asks: Sequence[Ask], reason: Reason, message: str) -> list[Answer | Unknown]:
+        services = self.capacity().services
+        out: list[Answer | Unknown] = []
+        for ask in asks:
+            service = services.get(ask.service)
+            if service is None:
+                out.append(Unknown(ask.service, _near(ask.service, services)))
+                continue
+            nothing: Amounts = {RAM: 0}
+            refused = Refused(service.name, reason, f"{message}.", service.budget, nothing, retry_after_s=5.0)
+            out.append(Answer(refused))
+        return out
+
+    def _checks(self, capacity: Capacity) -> Mapping[str, Check]:
+        commands = capacity.check_commands
+        return self._run_checks(commands) if commands else {}
+
+    def _scene(
+        self, capacity: Capacity, warnings: tuple[str, ...], checked: Mapping[str, Check], standing: Standing
+    ) -> Scene:
+        began = time.perf_counter()
+        launchers = [r.holder.pid for r in standing.reservations if r.holder is not None]
+        look = self.table.look(self.matcher(capacity), launchers)
+        took_s = time.perf_counter() - began
+        reading = self._memory.reading()
+        if capacity.live_veto and reading.problem is not None:
+            warnings = (*warnings, f"live_veto has nothing to go by: {reading.problem}")
+        view = View(
+            look.sightings,
+            checked,
+            standing.reservations,
+            standing.waiters,
+            self._footprints(capacity, look),
+            look.unread,
+            (*warnings, *standing.warnings),
+        )
+        derived = ledger.derive(capacity, view)
+        return Scene(derived, reading, look, time.time(), took_s, derived.warnings)
+
+    def _footprints(self, capacity: Capacity, look: Look) -> dict[str, Amounts]:
+        processes: dict[str, list[ProcessId]] = {}
+        for sighting in look.sightings:
+            if not sighting.mention:
+                processes.setdefault(sighting.service, []).append(sighting.process.id)
+        out: dict[str, Amounts] = {}
+        for name, ids in processes.items():
+            held = self._memory.footprint(ids, capacity.services[name].budget.get(RAM, 0))
+            if held is not None:
+                out[name] = {RAM: held}
+        return out
+
+
+def _overtaken(before: Standing, now: Standing, capacity: Capacity) -> bool:
+    """Whether a reservation for a service with a check came or went between the two moments."""
+
+    def checked(standing: Standing) -> set[str]:
+        return {r.id for r in standing.reservations if r.service in capacity.check_commands}
+
+    return before.generation != now.generation or checked(before) != checked(now)
+
+
+def _request(ask: Ask, capacity: Capacity, waiter: Waiter | None) -> Request:
+    arrived = waiter.arrived_s if waiter is not None else ask.arrived_s
+    service = capacity.services[ask.service]
+    return Request(service, arrived, ask.holder, ask.dry_run, waiter.id if waiter is not None else None)
+
+
+def _waiter_of(ask: Ask, waiters: Sequence[Waiter]) -> Waiter | None:
+    """The place in the queue that this ask holds already: by its id, or because its holder waits for this service."""
+    for waiter in waiters:
+        if waiter.id == ask.waiter:
+            return waiter
+        if ask.holder is not None and (waiter.holder, waiter.service) == (ask.holder, ask.service):
+            return waiter
+    return None
+
+
+def _position(waiter: Waiter, others: Sequence[Waiter]) -> int:
+    return 1 + sum(other.order < waiter.order for other in others if other.id != waiter.id)
+
+
+def _promised(answers: Sequence[Answer | Unknown]) -> set[str]:
+    """The ids of the records that this decision wrote."""
+    ids = {a.waiter for a in answers if isinstance(a, Answer) and a.waiter is not None}
+    for answer in answers:
+        if isinstance(answer, Answer) and isinstance(answer.verdict, Admitted):
+            held: Reservation | None = answer.verdict.reservation
+            if held is not None:
+                ids.add(held.id)
+    return ids
+
+
+def _near(name: str, services: Mapping[str, object]) -> tuple[str, ...]:
+    import difflib
+
+    return tuple(difflib.get_close_matches(name, list(services), n=3))

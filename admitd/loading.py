@@ -1,0 +1,155 @@
+"""loading: start an admitted service's load_cmd and follow it until the service answers, fails, or is out of time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from admitd import actuator, probe
+from admitd.core import headroom
+from admitd.core.ledger import Account
+from admitd.core.terms import NOTHING, RAM, Amounts, Service, State
+from admitd.gate import Gate
+from admitd.processes.table import CannotSee
+from admitd.reservations import NotRecorded
+
+LOOK_EVERY_S: Final = 0.25
+STEADY_S: Final = 1.5
+"""How long a service without a check or probe must be seen before it counts as up: a bad flag ends it within this."""
+TAIL_LINES: Final = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One look while a load goes on. Amounts are bytes; `doing` is a few words for people."""
+
+    elapsed_s: float
+    state: State
+    measured: Amounts
+    doing: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """It is there, and answers where it has a probe."""
+
+    took_s: float
+    measured: Amounts
+    pids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailed:
+    """The load command failed, or what it started went away."""
+
+    why: str
+    tail: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadTimedOut:
+    """load_timeout_s went by. `seen`: what was there at the end."""
+
+    seen: str
+    state: State
+    tail: tuple[str, ...]
+
+
+Outcome = Loaded | LoadFailed | LoadTimedOut
+
+
+class Load:
+    """One load under way: the process of its load_cmd, and the log."""
+
+    def __init__(self, gate: Gate, service: Service, log: Path, reservation: str | None) -> None:
+        if service.load_cmd is None:
+            raise actuator.CannotStart(
+                f"{service.name} has no load_cmd; start it with: admit run {service.name} -- CMD"
+            )
+        self._gate = gate
+        self._service = service
+        self._log = log
+        self._log_from = log.stat().st_size if log.exists() else 0
+        lease = gate.records.lease(reservation) if reservation else None
+        try:
+            self.process: subprocess.Popen[bytes] = actuator.start_load(service.load_cmd, log, lease)
+        finally:
+            if lease is not None:
+                # Ours is not needed: this process is the holder. What it started keeps its own copy.
+                os.close(lease)
+        self._began = time.monotonic()
+        self._seen_since: float | None = None
+
+    def follow(self, on_progress: Callable[[Progress], None]) -> Outcome:
+        """Look until there is an outcome. Interrupt it at any time: what was started goes on by itself."""
+        for outcome in self._looks(on_progress):
+            if outcome is not None:
+                return outcome
+            time.sleep(LOOK_EVERY_S)
+        raise AssertionError("the looks end only with an outcome")
+
+    def tail(self) -> tuple[str, ...]:
+        """The last lines that this load wrote to its log."""
+        try:
+            with self._log.open("rb") as log:
+                size = log.seek(0, 2)
+                log.seek(max(size - 16_384, self._log_from if self._log_from <= size else 0))
+                lines = log.read().decode("utf-8", "replace").splitlines()
+        except OSError:
+            return ()
+        return tuple(lines[-TAIL_LINES:])
+
+    def _looks(self, on_progress: Callable[[Progress], None]) -> Iterator[Outcome | None]:
+        while True:
+            elapsed = time.monotonic() - self._began
+            code = self.process.poll()  # before the look: what ended before it was started cannot appear later
+            try:
+                account = self._gate.look().ledger.account(self._service)
+            except (CannotSee, NotRecorded) as problem:
+                on_progress(Progress(elapsed, State.STOPPED, NOTHING, f"cannot look: {problem}"))
+                yield self._late(elapsed, State.STOPPED, str(problem))
+                continue
+            outcome, doing = self._judge(account, code, elapsed)
+            on_progress(Progress(elapsed, account.state, account.measured or NOTHING, doing))
+            yield outcome or self._late(elapsed, account.state, doing)
+
+    def _judge(self, account: Account, code: int | None, elapsed: float) -> tuple[Outcome | None, str]:
+        real = bool(account.processes) or (account.check is not None and account.check.loaded is True)
+        if not account.state.is_loaded or not real:
+            gone = self._seen_since is not None
+            self._seen_since = None
+            if code is not None and (code != 0 or gone):
+                what = f"load_cmd ended with {actuator.exit_text(code)}"
+                return LoadFailed(
+                    f"{what}; {self._service.name} was there and is gone" if gone else what, self.tail()
+                ), ""
+            return None, "waiting for it to appear" if code is None else "load_cmd has ended, waiting for it to appear"
+        if self._seen_since is None:
+            self._seen_since = time.monotonic()
+        if account.state is State.SUSPENDED:
+            return None, "it is stopped (state T)"
+        if account.state is State.HALF_LOADED:
+            return None, "its process is there, its check does not say loaded yet"
+        up = Loaded(elapsed, account.measured or NOTHING, tuple(p.id.pid for p in account.processes))
+        if self._service.probe is not None:
+            heard = probe.ask(self._service.probe, max(1.0, self._service.load_timeout_s - elapsed))
+            return (up, "answers") if heard.answered else (None, f"no answer yet: {heard.detail}")
+        if account.check is not None or time.monotonic() - self._seen_since >= STEADY_S:
+            return up, "loaded"
+        return None, "it is there"
+
+    def _late(self, elapsed: float, state: State, seen: str) -> LoadTimedOut | None:
+        if elapsed < self._service.load_timeout_s:
+            return None
+        return LoadTimedOut(seen, state, self.tail())
+
+
+def share(progress: Progress, service: Service) -> float:
+    """How much of the budget is in use, 0 to 1 and beyond, for a progress bar."""
+    budget = service.budget.get(RAM, 0)
+    return headroom.total([progress.measured]).get(RAM, 0) / budget if budget else 0.0

@@ -1,0 +1,123 @@
+"""places: where a user's own files are: the token, the socket, the logs of what was loaded.
+
+The command line passes here on every start, so nothing heavy is imported and paths are plain strings.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PORT = 2189
+_SUN_PATH_MAX = 103  # macOS: 104 with the NUL (sys/un.h); Linux has 108
+
+
+class UnsafePlace(Exception):
+    """A file that must be the user's alone is not; the text says which and what to do."""
+
+
+def port(environ: Mapping[str, str]) -> int:
+    """ADMIT_PORT, else 2189. Raises ValueError."""
+    return parse_port(environ["ADMIT_PORT"], "ADMIT_PORT") if environ.get("ADMIT_PORT") else PORT
+
+
+def parse_port(text: str, name: str) -> int:
+    """The port that `text` says. Raises ValueError, with what to write instead."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 0 < int(text) < 65_536):
+        raise ValueError(f"{name}={text!r} is not a port; write a number from 1 to 65535")
+    return int(text)
+
+
+def home(environ: Mapping[str, str]) -> str:
+    """The user's home; from the password file where HOME is missing, as it may be under launchd."""
+    if environ.get("HOME"):
+        return environ["HOME"]
+    import pwd
+
+    return pwd.getpwuid(os.getuid()).pw_dir
+
+
+def user_folder(environ: Mapping[str, str]) -> str:
+    """This user's folder for what is not to be edited."""
+    if sys.platform == "darwin":
+        return os.path.join(home(environ), "Library", "Application Support", "admit")
+    named = environ.get("XDG_STATE_HOME", "")
+    return os.path.join(named if named.startswith("/") else os.path.join(home(environ), ".local", "state"), "admit")
+
+
+def socket_path(environ: Mapping[str, str], port: int) -> str | None:
+    """The daemon's unix socket; None where the path would be longer than a socket address holds."""
+    path = os.path.join(user_folder(environ), f"admitd-{port}.sock")
+    return path if len(os.fsencode(path)) <= _SUN_PATH_MAX else None
+
+
+def note_path(environ: Mapping[str, str], port: int) -> str:
+    """Beside the socket: which process listens (line 1), and the capacity file it goes by (line 2)."""
+    return os.path.join(user_folder(environ), f"admitd-{port}.note")
+
+
+def log_path(environ: Mapping[str, str], service: str) -> str:
+    """Where the output of a service's load_cmd goes."""
+    return os.path.join(user_folder(environ), "logs", f"{service}.log")
+
+
+def make_private(folder: str) -> str:
+    """Make a folder that only its owner may enter. Raises UnsafePlace where it is another's, or open to others."""
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        found = os.stat(folder)
+    except OSError as problem:
+        raise UnsafePlace(f"{folder} cannot be made: {problem.strerror}") from problem
+    if found.st_uid != os.getuid():
+        raise UnsafePlace(f"{folder} belongs to uid {found.st_uid}; it must be yours")
+    if found.st_mode & 0o022:
+        raise UnsafePlace(f"others may write to {folder}; run: chmod 700 {folder}")
+    return folder
+
+
+def token(environ: Mapping[str, str]) -> str:
+    """The bearer token for what acts on processes; made on first use, readable by its owner alone."""
+    path = os.path.join(make_private(user_folder(environ)), "token")
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return _make_token(path)
+    except OSError as problem:
+        raise UnsafePlace(f"{path} cannot be read: {problem.strerror}") from problem
+    try:
+        found = os.fstat(fd)
+        if found.st_uid != os.getuid() or found.st_mode & 0o077:
+            raise UnsafePlace(f"{path} may be read by others; run: chmod 600 {path}")
+        text = os.read(fd, 256).decode("ascii", "replace").strip()
+    finally:
+        os.close(fd)
+    if not text:
+        raise UnsafePlace(f"{path} is empty; remove it, and the next start makes a new one")
+    return text
+
+
+def _make_token(path: str) -> str:
+    import secrets
+
+    text = secrets.token_urlsafe(32)
+    making = f"{path}.{secrets.token_hex(4)}"
+    try:
+        fd = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, text.encode() + b"\n")
+        finally:
+            os.close(fd)
+        try:
+            os.link(making, path)  # unlike rename, never replaces one that another process has just made
+        finally:
+            os.unlink(making)
+    except FileExistsError:
+        with open(path, encoding="ascii") as made:
+            return made.read().strip()
+    except OSError as problem:
+        raise UnsafePlace(f"{path} cannot be written: {problem.strerror}") from problem
+    return text

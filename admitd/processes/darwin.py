@@ -1,0 +1,106 @@
+"""darwin: what macOS tells anyone about one process, by libproc. Written from XNU's source; see docs/macos.md.
+
+Nothing here raises for a process that is gone: the answer is None. Both flavors are open to every user (bsd/kern/
+proc_info.c, NO_CHECK_SAME_USER). The C library is a parameter, so that tests bring their own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from functools import cache
+from struct import Struct
+from typing import Any, Final
+
+LibC = Any
+"""What `ctypes.CDLL(None, use_errno=True)` is on macOS: libSystem, which holds libproc and the Mach calls."""
+
+# bsd/sys/proc_info.h: PROC_PIDT_SHORTBSDINFO, struct proc_bsdshortinfo; every field but comm[16] is 4 bytes wide:
+# pid, ppid, pgid, status, comm, flags, uid, gid, ruid, rgid, svuid, svgid, rfu.
+_SHORT_BSD_INFO: Final = 13
+_SHORT: Final = Struct("=4I16s2I24x")
+# bsd/sys/proc_info_private.h: PROC_PIDUNIQIDENTIFIERINFO, struct proc_uniqidentifierinfo: uuid[16], u64 p_uniqueid,
+# u64 p_puniqueid, i32 p_idversion, ... ; its size, 56, is asserted there ("This structure is API").
+_UNIQUE_IDENTIFIER_INFO: Final = 17
+_UNIQUE: Final = Struct("=16xQ8xi20x")
+
+# bsd/sys/proc.h and bsd/sys/proc_info.h
+_STOPPED: Final = 4
+_ZOMBIE: Final = 5
+_TRACED: Final = 0x2
+_SUSPENDED: Final = 0x1000
+
+
+@dataclass(frozen=True, slots=True)
+class ShortInfo:
+    """One process, as struct proc_bsdshortinfo has it. `uid` is the effective one; `comm` has 16 bytes at most.
+
+    `suspended` is PROC_FLAG_PA_SUSP: parked by the kernel when it ran out of room for pages, which `ps` does not
+    show; the flag stays after a SIGCONT.
+    """
+
+    pid: int
+    parent: int
+    uid: int
+    comm: bytes
+    stopped: bool
+    zombie: bool
+    traced: bool
+    suspended: bool
+
+
+@cache
+def load() -> LibC:
+    """The C library of this process, opened once."""
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def start_token(pid: int, libc: LibC) -> int | None:
+    """`p_uniqueid`: one for each fork or spawn since boot, kept across exec, never used again."""
+    found = _unique(pid, libc)
+    return None if found is None else found[0]
+
+
+def image_token(pid: int, libc: LibC) -> int | None:
+    """`p_idversion`: another one after each exec; with `start_token`, "the same process, and the same program"."""
+    found = _unique(pid, libc)
+    return None if found is None else found[1]
+
+
+def short_bsd_info(pid: int, libc: LibC) -> ShortInfo | None:
+    """Whose it is, whether it is stopped, traced or suspended; None where there is no such process."""
+    text = _ask(pid, _SHORT_BSD_INFO, _SHORT.size, libc)
+    if text is None:
+        return None
+    shown, parent, _group, status, comm, flags, uid = _SHORT.unpack(text)
+    if shown != pid:
+        return None
+    return ShortInfo(
+        pid,
+        parent,
+        ctypes.c_int32(uid).value,
+        comm.split(b"\0", 1)[0],
+        stopped=status == _STOPPED,
+        zombie=status == _ZOMBIE,
+        traced=bool(flags & _TRACED),
+        suspended=bool(flags & _SUSPENDED),
+    )
+
+
+def _unique(pid: int, libc: LibC) -> tuple[int, int] | None:
+    text = _ask(pid, _UNIQUE_IDENTIFIER_INFO, _UNIQUE.size, libc)
+    if text is None:
+        return None
+    unique, version = _UNIQUE.unpack(text)
+    # No process has 0, launchd has 1: a kernel that left the field empty has not told.
+    return (unique, version) if unique else None
+
+
+def _ask(pid: int, flavor: int, size: int, libc: LibC) -> bytes | None:
+    """The struct that proc_pidinfo fills, where it fills all of it: it returns the bytes written, 0 or less for none.
+
+    Each argument carries its C type, `arg` above all: it is 64 bits wide, and ctypes would pass 32.
+    """
+    buffer = ctypes.create_string_buffer(size)
+    written = libc.proc_pidinfo(ctypes.c_int(pid), ctypes.c_int(flavor), ctypes.c_uint64(0), buffer, ctypes.c_int(size))
+    return buffer.raw if written == size else None

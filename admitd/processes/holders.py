@@ -1,0 +1,51 @@
+"""holders: who of those that hold something is still alive. The kernel is asked each time, for all at once."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Callable
+from typing import Final
+
+from admitd.core.terms import ProcessId
+
+DESCRIPTORS_MAX: Final = 1024
+
+
+class Holders:
+    """Remembers one pidfd a holder, so that a hundred cost one poll. Where pidfds are missing, each is looked at."""
+
+    def __init__(self, identify: Callable[[int], ProcessId | None]) -> None:
+        self._identify = identify
+        self._fds: dict[ProcessId, int] = {}
+
+    def living(self, holders: set[ProcessId]) -> set[ProcessId]:
+        """Those of `holders` that live; (pid, start), so that a reused pid is someone else."""
+        for gone in [holder for holder in self._fds if holder not in holders]:
+            os.close(self._fds.pop(gone))
+        without = {holder for holder in holders if holder not in self._fds and not self._open(holder)}
+        poll = select.poll()
+        for fd in self._fds.values():
+            poll.register(fd, select.POLLIN)
+        exited = {fd for fd, _ in poll.poll(0)} if self._fds else set()
+        living = {holder for holder, fd in self._fds.items() if fd not in exited}
+        return living | {holder for holder in without if self._identify(holder.pid) == holder}
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        while self._fds:
+            os.close(self._fds.popitem()[1])
+
+    def _open(self, holder: ProcessId) -> bool:
+        """Keep a pidfd for `holder`. Opened first and identified after, so that it can't be another's."""
+        if not hasattr(os, "pidfd_open") or len(self._fds) >= DESCRIPTORS_MAX:
+            return False
+        try:
+            fd = os.pidfd_open(holder.pid)
+        except OSError:
+            return False
+        if self._identify(holder.pid) != holder:
+            os.close(fd)
+            return False
+        self._fds[holder] = fd
+        return True

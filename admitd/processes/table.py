@@ -1,0 +1,136 @@
+"""table: what one look at the process table found, however it was read; and who is left out of it, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from admitd.core.terms import Process, ProcessId, Sighting, Unread
+from admitd.processes.matching import Judgement, Matcher, Role
+
+ANCESTORS_LOOKED_AT: Final = 64
+
+
+class CannotSee(Exception):
+    """The process table could not be read; the text says why and is fit for users."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A process whose command line means something to us."""
+
+    pid: int
+    judgement: Judgement
+    line: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PassedOver:
+    """A process that a pattern matches and that is not counted."""
+
+    pid: int
+    service: str
+    program: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One look: `count` processes were seen; `lines` holds the command lines of those that matched."""
+
+    count: int = 0
+    sightings: tuple[Sighting, ...] = ()
+    passed_over: tuple[PassedOver, ...] = ()
+    unread: tuple[Unread, ...] = ()
+    lines: Mapping[int, bytes] = field(default_factory=dict)
+
+
+class ProcessTable(Protocol):
+    """One way of reading the process table."""
+
+    def look(self, matcher: Matcher, launchers: Iterable[int] = ()) -> Look:
+        """Look now. `launchers`: holders of reservations, who merely start a service. Raises CannotSee."""
+
+    def identify(self, pid: int) -> ProcessId | None:
+        """The process that has this pid now; None where there is none, or only a zombie."""
+
+    def again(self, process: Process, matcher: Matcher) -> Judgement | None:
+        """Look at one process once more; None where it is gone or its pid belongs to another now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What is needed of a process that matched."""
+
+    process: Process
+    parent: int
+    zombie: bool = False
+
+
+def sight(
+    hits: Iterable[Hit],
+    details: Callable[[int], Details | None],
+    launchers: Iterable[int],
+    own_pid: int,
+) -> tuple[tuple[Sighting, ...], tuple[PassedOver, ...]]:
+    """Hits -> sightings. Left out, always: admit's own processes and the commands it runs; and, of mere mentions,
+    whoever starts a load: the shell around an `admit run`, say."""
+    hits = list(hits)
+    own = {hit.pid for hit in hits if hit.judgement.role is Role.OWN} | {own_pid}
+    helpers = {hit.pid for hit in hits if hit.judgement.role is Role.HELPER}
+    claiming = [hit for hit in hits if hit.judgement.claims]
+    parents = _Parents(details)
+    starting: set[int] = set()
+    if any(claim.mention for hit in claiming for claim in hit.judgement.claims):
+        for pid in own | set(launchers):
+            starting.update((pid, *parents.above(pid)))
+    seen: list[Sighting] = []
+    passed_over: list[PassedOver] = []
+    for hit in claiming:
+        found = parents.of(hit.pid)
+        if found is None or found.zombie:
+            continue
+        ours = _ours(hit, own_pid, helpers, parents)
+        for claim in hit.judgement.claims:
+            why = ours
+            if claim.other_program:
+                why = f"its program is {claim.program}, and `program:` names another"
+            elif claim.mention and hit.pid in starting:
+                why = why or "it only starts a load"
+            if why:
+                passed_over.append(PassedOver(hit.pid, claim.service, claim.program, why))
+            else:
+                seen.append(Sighting(claim.service, found.process, claim.mention, claim.program))
+    return tuple(seen), tuple(passed_over)
+
+
+def _ours(hit: Hit, own_pid: int, helpers: set[int], parents: _Parents) -> str | None:
+    if hit.pid == own_pid or hit.judgement.role is not Role.FOREIGN:
+        return f"it is {hit.judgement.role.value}" if hit.judgement.role is not Role.FOREIGN else "it is admit itself"
+    if helpers and not helpers.isdisjoint(parents.above(hit.pid)):
+        return f"it belongs to {Role.HELPER.value}"
+    return None
+
+
+class _Parents:
+    """Details, asked once per process and look."""
+
+    def __init__(self, details: Callable[[int], Details | None]) -> None:
+        self._details = details
+        self._known: dict[int, Details | None] = {}
+
+    def of(self, pid: int) -> Details | None:
+        if pid not in self._known:
+            self._known[pid] = self._details(pid)
+        return self._known[pid]
+
+    def above(self, pid: int) -> list[int]:
+        chain: list[int] = []
+        while len(chain) < ANCESTORS_LOOKED_AT:
+            found = self.of(pid)
+            if found is None or found.parent <= 1 or found.parent in chain:
+                break
+            pid = found.parent
+            chain.append(pid)
+        return chain

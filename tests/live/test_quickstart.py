@@ -1,0 +1,57 @@
+"""scripts/quickstart tells a story that is true, and leaves nothing behind, also when it is cut short."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.live.servers import GEAR, Servers, wait_until
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def temporary(tmp_path: Path) -> Path:
+    """Where the story makes its home, so that a test can see what is left of it."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    return folder
+
+
+def begin(servers: Servers, temporary: Path):
+    return servers.start(
+        sys.executable, GEAR / "quickstart.py", env={**servers.env, "TMPDIR": str(temporary)}, cwd=temporary
+    )
+
+
+def test_the_story_is_true(servers: Servers, temporary: Path) -> None:
+    """Loaded; refused with a remedy; the remedy run as printed; loaded. Then nothing runs and nothing is left."""
+    story = begin(servers, temporary)
+    assert story.wait(timeout=110) == 0, servers.log(story)
+    told = servers.log(story)
+    steps = re.findall(r"^\$ (admit (?!config|status).*)", told, re.MULTILINE)
+    assert steps == [
+        "admit load chat",
+        "admit load coder",
+        "admit unload chat",
+        "admit load coder",
+        "admit unload coder",
+    ]
+    assert servers.alive() == []
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_cut_short_it_leaves_nothing_running(servers: Servers, temporary: Path, number: signal.Signals) -> None:
+    """Ended while a server runs, by Ctrl-C or by SIGTERM, it unloads that server before it goes."""
+    story = begin(servers, temporary)
+    wait_until(lambda: "$ admit load coder" in servers.log(story), within_s=60, what="chat is loaded")
+    send = os.killpg if number == signal.SIGINT else os.kill  # a terminal tells all of them
+    send(story.pid, number)
+    assert story.wait(timeout=60) == 128 + number, servers.log(story)
+    wait_until(lambda: servers.alive() == [], within_s=5, what="nothing left")
