@@ -68,7 +68,7 @@ class Meaning:
 
     def _meant(self, word: str, known: list[str]) -> str:
         """`did you mean ...? Write`, or just `write`; not for the thousandth time, because looking is slow."""
-        found = closest(word, known) if len(self.problems) < MOST_SHOWN else None
+        found = closest(word, filter(NAME.match, known)) if len(self.problems) < MOST_SHOWN else None
         return f"did you mean {found}? Write" if found else "write"
 
     def _words(self, *keys: str) -> list[tuple[int, str]]:
@@ -181,7 +181,7 @@ class Meaning:
         if len(entries) == 1:
             return next(iter(entries))
         what = f"none of {_listed(self._hosts)} is the name of this machine ({hostname})"
-        self._say(("hosts",), what, f"write host: {self._hosts[0]} at the top, or name an entry {mine[1]}")
+        self._say(("hosts",), what, f"write host: {_listed(self._hosts[:1])} at the top, or name an entry {mine[1]}")
         return None
 
     def _terms_of_host(self, name: str, entry: HostShape, physical: int) -> Host | None:

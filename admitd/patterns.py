@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from admitd.problem import printable
+
 LONGEST: Final = 1000
 LARGEST: Final = 2000
 """Instructions of RE2 that one pattern may have; a usual one has 40. On a hostile line each costs up to 1 ns a byte."""
@@ -134,7 +136,7 @@ def _cannot_tell(_line: str) -> None:
 
 def _explain(pattern: str, error: Exception) -> BadPattern:
     said = error.args[0] if error.args else ""
-    said = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
+    said = printable((said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said))[:100])
     bare = re.sub(r"\\\\", "", pattern)
     for sign, name, instead in _LACKS:
         if re.search(sign, bare):

@@ -71,9 +71,16 @@ def show(value: object) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return {math.inf: ".inf", -math.inf: "-.inf"}.get(value, ".nan")
     text = json.dumps(value[:_LONGEST_SHOWN] if isinstance(value, str) else value, ensure_ascii=False, default=str)
-    text = text.encode("utf-8", "backslashreplace").decode()
+    text = printable(text)
     cut = len(text) > _LONGEST_SHOWN + 2 or (isinstance(value, str) and len(value) > _LONGEST_SHOWN)
     return text[:_LONGEST_SHOWN] + "..." if cut else text
+
+
+def printable(text: str) -> str:
+    """`text` without anything that a terminal would obey or could not show."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:

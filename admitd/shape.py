@@ -60,7 +60,7 @@ Body = Annotated[Any, BeforeValidator(values.body)]
 
 
 class _Shape(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=False)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
     what: ClassVar[str] = ""
 
 

@@ -190,7 +190,8 @@ def names(value: object) -> list[object]:
     if isinstance(value, list):
         return value
     if isinstance(value, str):
-        raise wrong(f"{show(value)} is one word, not a list", f"write [{value[:60]}]")
+        word = value if value.isprintable() and 0 < len(value) < 64 else "one, other"
+        raise wrong(f"{show(value)} is one word, not a list", f"write [{word}]")
     raise wrong(f"{_said(value)} is not a list", "write a list, for example [one, other]")
 
 

@@ -131,11 +131,11 @@ class _Builder:
         return node
 
     def _alias(self, event: Any) -> _Node:
-        node = self._anchors.get(event.anchor)
+        node, name = self._anchors.get(event.anchor), event.anchor[:60]
         if node is None:
-            self._stop(event, f"*{event.anchor} stands for nothing", f"write &{event.anchor} before it, or the value")
+            self._stop(event, f"*{name} stands for nothing", f"write &{name} before it, or the value")
         if not isinstance(node, _Scalar) and not node.closed:
-            self._stop(event, f"*{event.anchor} stands inside what it stands for", "write the value itself")
+            self._stop(event, f"*{name} stands inside what it stands for", "write the value itself")
         return node
 
     def _scalar(self, event: Any) -> _Scalar:

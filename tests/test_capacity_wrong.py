@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 # ruff: noqa: E501 -- one row of a table is one line
+import copy
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from admitd.capacity import ConfigError
+from admitd.meaning import Meaning
 from admitd.patterns import LONGEST
-from tests.capacity_files import HOSTS, TWO, Write, complaints, load, service, writer
+from admitd.reading import read_shape
+from admitd.yamlfile import Document
+from tests.capacity_files import GIB, HOSTS, TWO, Write, complaints, load, service, writer
 
 
 @pytest.fixture
@@ -241,3 +247,61 @@ def test_a_problem_has_its_five_parts(write: Write) -> None:
     assert (problem.file, problem.path, problem.line) == (str(path), "services.x.ram_budget_mb", 5)
     assert (problem.what, problem.instead) == ('"45 GB" is text, not a number of MB', "write 46080")
     assert str(problem) == f"{path}:5: services.x.ram_budget_mb: {problem.what}; {problem.instead}"
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["x", "box", "(", "5m"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["x", "box", "url", ""]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+RIGHT: dict[str, Any] = {
+    "host": "box",
+    "hosts": {"box": {"ram_physical_mb": 9000, "ram_reserved_mb": 1, "ram_safety_mb": 1}},
+    "services": {
+        "x": {
+            "ram_budget_mb": 5,
+            "process_pattern": "abc",
+            "exclusive_with": ["y"],
+            "load_cmd": "a",
+            "probe": {"url": "http://h/"},
+        },
+        "y": {"ram_budget_mb": 5, "loaded_check_cmd": ["a"], "pinned": True, "load_timeout_s": 3},
+    },
+    "sentinel": {"safelist": ["x", "abc"], "probe_failures": 3},
+    "live_veto": "on",
+}
+
+
+def places(tree: object, keys: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    inner = (
+        [place for key, value in tree.items() for place in places(value, (*keys, key))]
+        if isinstance(tree, dict)
+        else []
+    )
+    return [keys, *inner]
+
+
+@given(st.lists(st.tuples(st.sampled_from(places(RIGHT)[1:]), ANYTHING), max_size=3))
+def test_whatever_stands_anywhere_is_read_or_said(changes: list[tuple[tuple[str, ...], Any]]) -> None:
+    tree = copy.deepcopy(RIGHT)
+    for keys, value in changes:
+        node: Any = tree
+        for key in keys[:-1]:
+            node = node.get(key) if isinstance(node, dict) else None
+        if isinstance(node, dict):
+            node[keys[-1]] = value
+    document = Document("F", tree, {}, {})
+    shape, problems, bad = read_shape(document)
+    if shape is not None:
+        meaning = Meaning(document, shape, bad)
+        found = meaning.capacity("h", lambda: GIB)
+        assert (found is None) == bool(problems or meaning.problems)
+        problems += meaning.problems
+    assert all(str(problem).isprintable() and len(str(problem)) < 600 for problem in problems)

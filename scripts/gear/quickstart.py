@@ -58,7 +58,6 @@ class Interrupted(Departure):
 
     def __init__(self, number: int) -> None:
         super().__init__(f"ended by {signal.Signals(number).name}")
-        self.number = number
         self.code = 128 + number
 
 
@@ -67,6 +66,8 @@ class Story:
 
     def __init__(self, home: Path) -> None:
         self.home = home
+        self.command: subprocess.Popen[bytes] | None = None
+        self.interrupted: int | None = None
         self.ports = dict(zip(("chat", "coder"), free_ports(2), strict=True))
         (home / "huggingface" / "hub").mkdir(parents=True)
         (home / "state").mkdir(mode=0o700)
@@ -86,17 +87,24 @@ class Story:
     def say(self, text: str) -> None:
         print(f"\n{text}", flush=True)
 
+    def interrupt(self, number: int, _frame: FrameType | None) -> None:
+        """Note the signal, and pass it on. Nothing is raised here: half-way into a start, its process would be lost."""
+        self.interrupted = number
+        if self.command and number != signal.SIGINT:  # which the terminal sends to the command as well
+            self.command.send_signal(number)
+
     def run(self, line: str, expect: int = DONE) -> None:
         """Show the command line and run it as if it were typed; raises Departure if it ends otherwise."""
         bold, plain = ("\033[1m", "\033[0m") if sys.stdout.isatty() and "NO_COLOR" not in os.environ else ("", "")
         print(f"\n{bold}$ {line}{plain}", flush=True)
-        with subprocess.Popen(["/bin/sh", "-c", line], cwd=self.home, env=self.env) as command:
-            try:
-                code = command.wait()
-            except Interrupted as interrupted:
-                if interrupted.number != signal.SIGINT:  # which the terminal sends to the command as well
-                    command.send_signal(interrupted.number)
-                raise  # Popen waits: `admit` gives back what it reserved, and says what it leaves running
+        # `exec`, so that a signal reaches the command and not a shell around it.
+        self.command = subprocess.Popen(["/bin/sh", "-c", f"exec {line}"], cwd=self.home, env=self.env)
+        if self.interrupted:
+            self.command.send_signal(self.interrupted)
+        code = self.command.wait()
+        self.command = None
+        if self.interrupted:
+            raise Interrupted(self.interrupted)
         if code != expect:
             raise Departure(f"`{line}` ended with {code}; the story says {expect}")
         if expect != DONE:
@@ -123,13 +131,22 @@ class Story:
         path.chmod(0o600)  # `admit` refuses a file that others may write to, and some have a umask that lets them
 
     def unload_all(self) -> None:
-        """End what the story started, through `admit` alone, and see that it is gone; raises Departure if not."""
-        for name in self.ports:
-            subprocess.run(["admit", "unload", name], cwd=self.home, env=self.env, capture_output=True, check=False)
+        """End what the story started, through `admit` alone, and see that it is gone; raises Departure if not.
+
+        One look is not enough: cut short, a load may have started a server that is not to be seen yet.
+        """
+        give_up_at = time.monotonic() + 60
+        while left := self.holding():
+            if time.monotonic() > give_up_at:
+                raise Departure(f"still there: {', '.join(left)}; see `admit explain NAME`")
+            for name in left:
+                subprocess.run(["admit", "unload", name], cwd=self.home, env=self.env, capture_output=True, check=False)
+            time.sleep(0.2)
+
+    def holding(self) -> list[str]:
+        """The services that hold memory, or a reservation of it."""
         _, ledger = self.ask_json("status")
-        services = ledger["services"]
-        if left := [f"{service['name']} (pids {service['pids']})" for service in services if service["pids"]]:
-            raise Departure(f"still running: {', '.join(left)}")
+        return [service["name"] for service in ledger["services"] if service["state"] != "stopped"]
 
 
 def free_ports(count: int) -> list[int]:
@@ -178,16 +195,12 @@ def tell(story: Story) -> None:
     story.run("admit unload coder")
 
 
-def interrupt(number: int, _frame: FrameType | None) -> None:
-    raise Interrupted(number)
-
-
 def main() -> int:
     began = time.monotonic()
     home = Path(tempfile.mkdtemp(prefix="admit-quickstart-"))
     story = Story(home)
     for number in INTERRUPTS:
-        signal.signal(number, interrupt)
+        signal.signal(number, story.interrupt)
     departures: list[Departure] = []
     try:
         tell(story)

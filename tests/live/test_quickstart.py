@@ -51,6 +51,7 @@ def test_cut_short_it_leaves_nothing_running(servers: Servers, temporary: Path, 
     """Ended while a server runs, by Ctrl-C or by SIGTERM, it unloads that server before it goes."""
     story = begin(servers, temporary)
     wait_until(lambda: "$ admit load coder" in servers.log(story), within_s=60, what="chat is loaded")
+    assert "mlx_lm.server" in {process.name() for process in servers.alive()}
     send = os.killpg if number == signal.SIGINT else os.kill  # a terminal tells all of them
     send(story.pid, number)
     assert story.wait(timeout=60) == 128 + number, servers.log(story)
