@@ -145,8 +145,8 @@ def _queued(ledger: Ledger, service: Service, free: Amounts, ahead: Iterable[Wai
     Two who wait for the same service need its room once, and none of it where it is charged already.
     """
     services = ledger.capacity.services
-    names = dict.fromkeys(w.service for w in ahead if w.service in services and w.service != service.name)
-    accounts = [ledger.account(services[name]) for name in names]
+    wanted = dict.fromkeys(w.service for w in ahead if w.service in services and w.service != service.name)
+    accounts = [ledger.account(services[name]) for name in wanted]
     first = [a.service for a in accounts if not a.state.is_loaded and a.reservation is None]
     kept = headroom.total(headroom.unused(each.budget, ledger.account(each).charge) for each in first)
     in_the_way = [each for each in first if each.name in service.exclusive_with]
@@ -155,7 +155,8 @@ def _queued(ledger: Ledger, service: Service, free: Amounts, ahead: Iterable[Wai
     return Refused(
         service.name,
         Reason.QUEUED,
-        f"{service.name} would fit, but {', '.join(each.name for each in first)} waits ahead of it for {_mb(kept)} MB.",
+        f"{service.name} would fit, but {_all([each.name for each in first])} {_waits(first)} ahead of it for "
+        f"{_mb(kept)} MB.",
         service.budget,
         free,
         headroom.missing(service.budget, headroom.less(free, kept)),
@@ -263,16 +264,16 @@ def _why_no_plan(ledger: Ledger, service: Service) -> str:
     held = [a for a in others if not eviction.may_go(a, service)]
     higher = [a.service.name for a in held if a.service.priority > service.priority]
     kept = [a.service.name for a in held if a.service.pinned or not a.service.evictable]
-    no_way = [a.service.name for a in held if a.state.is_loaded and not a.can_be_unloaded]
+    no_way = [f"{a.service.name}: {a.stays}" for a in held if a.state.is_loaded and a.stays]
     said = []
     if higher:
-        said.append(f"{', '.join(higher)} has a higher priority")
+        said.append(f"{_all(higher)} {_has(higher)} a higher priority")
     if kept:
-        said.append(f"{', '.join(kept)} is pinned or not evictable")
-    if no_way:
-        said.append(f"{', '.join(no_way)} has no unload_cmd and no process of its own to stop")
+        said.append(f"{_all(kept)} {_is(kept)} pinned or not evictable")
+    said += no_way
     if ledger.extras:
-        said.append(f"{', '.join(extra.label for extra in ledger.extras)} is not declared here")
+        extras = [extra.label for extra in ledger.extras]
+        said.append(f"{_all(extras)} {_is(extras)} not declared here")
     return f"Nothing that may be unloaded would make it fit: {'; '.join(said) or 'nothing else is loaded'}."
 
 
@@ -292,8 +293,8 @@ def _blocker(account: Account, newcomer: Service, why: str) -> Blocker:
         remedy = Wait(newcomer.name, WAIT_S)
     elif service.pinned:
         why += "; pinned: its budget stays committed even when it is unloaded"
-    elif account.state.is_loaded and not account.can_be_unloaded:
-        why += "; it has no unload_cmd and no process of its own to stop"
+    elif account.state.is_loaded and account.stays:
+        why += f"; {account.stays}"
     elif account.state.is_loaded:
         remedy = Unload((service.name,))
         if service.priority > newcomer.priority:
@@ -308,6 +309,22 @@ def _blocker(account: Account, newcomer: Service, why: str) -> Blocker:
 def _holder(account: Account) -> str:
     holder = account.reservation.holder if account.reservation else None
     return f"process {holder.pid}" if holder else "a holder that is not named"
+
+
+def _all(names: Sequence[str]) -> str:
+    return ", ".join(names)
+
+
+def _is(names: Sequence[str]) -> str:
+    return "are" if len(names) > 1 else "is"
+
+
+def _waits(services: Sequence[Service]) -> str:
+    return "wait" if len(services) > 1 else "waits"
+
+
+def _has(names: Sequence[str]) -> str:
+    return "have" if len(names) > 1 else "has"
 
 
 def _mb(amounts: Amounts) -> str:

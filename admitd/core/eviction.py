@@ -1,7 +1,8 @@
 """eviction: which services would have to go so that one fits. A plan on paper, never an act.
 
 Who may be a victim: loaded, not being loaded (a mention beside a promise), evictable, not pinned, of no higher priority
-than the newcomer, and with a way to unload it. Who must be: an exclusive neighbour that is loaded.
+than the newcomer, and with a way to unload it that gives its charge back. Who must be: an exclusive neighbour that is
+loaded.
 
 Which plan is the cheapest, in order:
 1. As few victims as possible from the highest priority that is touched, then from the next lower one, and so on;
@@ -41,7 +42,7 @@ def may_go(account: Account, newcomer: Service) -> bool:
         and not service.pinned
         and service.priority <= newcomer.priority
         and service.name != newcomer.name
-        and account.can_be_unloaded
+        and account.stays is None
     )
 
 

@@ -58,9 +58,14 @@ class Account:
         )
 
     @property
-    def can_be_unloaded(self) -> bool:
-        """Whether there is any way to unload it: its own command, or a process that may be signalled."""
-        return self.service.unload_cmd is not None or bool(self.processes)
+    def stays(self) -> str | None:
+        """Why unloading it would not give its charge back; None where it would."""
+        for seen in self.sightings:
+            if seen.mention:
+                return f"process {seen.process.id.pid} ({seen.program}) mentions it, and it is charged while that lives"
+        if self.service.unload_cmd is None and not self.processes:
+            return "it has no unload_cmd and no process of its own to stop"
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,7 +151,7 @@ def test_the_first_rule_that_objects_is_the_reason(name: str, seen: list[Seen], 
             "large",
             [mentioned("whale"), footprint("whale", 9_000)],
             None,
-            "whale has no unload_cmd and no process of its own to stop",
+            "(tail) mentions it, and it is charged while that lives",
             id="a mention is not unloaded",
         ),
     ],
@@ -183,7 +183,7 @@ def test_a_pinned_newcomer_is_not_named_as_its_own_blocker() -> None:
             [reserved("x", 6_000, 41)], "reserved", "by process 41", Wait("new", 300.0), id="a load is awaited"
         ),
         pytest.param(
-            [mentioned("x")], "loaded", "no unload_cmd and no process", None, id="a mention cannot be unloaded"
+            [mentioned("x")], "loaded", "mentions it", None, id="a mention cannot be unloaded"
         ),
         pytest.param(
             [reserved("other", 6_000)], "undeclared", "another capacity.yaml", None, id="nor what is another's"

@@ -90,7 +90,8 @@ def test_who_goes(budgets_mb: dict[str, tuple[int, int]], pool_mb: int, victims:
         pytest.param({"evictable": False}, [loaded("x")], False, id="a non-evictable service stays"),
         pytest.param({"priority": 51}, [loaded("x")], False, id="a higher priority stays"),
         pytest.param({}, [mentioned("x")], False, id="what only mentions it is never signalled"),
-        pytest.param({"unload_cmd": "u"}, [mentioned("x")], True, id="but its own command may be run"),
+        pytest.param({"unload_cmd": "u"}, [mentioned("x")], False, id="nor does its own command end what mentions it"),
+        pytest.param({}, [loaded("x"), mentioned("x")], False, id="what mentions it stays when it is gone"),
         pytest.param({}, [check("x", True)], False, id="a check that says yes is nothing to signal"),
         pytest.param({"unload_cmd": "u"}, [check("x", True)], True, id="but its own command may be run for it"),
         pytest.param({"unload_cmd": "u"}, [reserved("x", 8_000)], False, id="a load under way is not unloaded"),
@@ -183,6 +184,7 @@ def test_each_short_resource_is_made_room_in() -> None:
 def _may_go(someone: Someone, case: Case) -> bool:
     theirs = someone.service
     way_to_unload = theirs.unload_cmd is not None or someone.has_a_process
+    way_to_unload = way_to_unload and "mention" not in someone.presence
     stays = theirs.pinned or not theirs.evictable or theirs.priority > case.newcomer.priority
     return someone.is_loaded and way_to_unload and not stays
 

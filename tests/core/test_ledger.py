@@ -253,9 +253,11 @@ def test_an_ordinary_look_warns_of_nothing(seen: list[Seen]) -> None:
 def test_mentions_are_no_processes_of_the_service() -> None:
     derived = ledger(WORLD, mentioned("x"), loaded("y"), mentioned("y"))
     x, y = derived.accounts["x"], derived.accounts["y"]
-    assert (x.mention_only, x.can_be_unloaded, x.processes) == (True, False, ())
-    assert (y.mention_only, y.can_be_unloaded) == (False, True)
+    assert (x.mention_only, x.processes) == (True, ())
+    assert not y.mention_only
     assert [process.id.pid for process in y.processes] == [pid_of("y")]
+    # Whatever is unloaded, what mentions it stays, and its charge with that.
+    assert all(account.stays and "mentions it" in account.stays for account in (x, y))
 
 
 def test_a_check_that_says_yes_makes_a_mention_more_than_that() -> None:
