@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 from admit_cli import render
+from admit_cli.tell import out, tell
 from admitd import capacity, memory, places
 from admitd.core import headroom, wire
 from admitd.core.terms import RAM
@@ -27,13 +27,13 @@ def check(values: dict[str, Any]) -> int:
             ]
             render.print_json({"ok": False, "file": str(path), "problems": problems})
         else:
-            print(error, file=sys.stderr)
+            tell(str(error))
         return wire.BAD_CONFIG
     pool = free_to_mb(headroom.pool(good.host)[RAM])
     if values["json"]:
         render.print_json({"ok": True, "file": str(path), "host": good.host.name, "pool_mb": pool, "problems": []})
     else:
-        print(f"{path}: fine; host {good.host.name}, pool {pool} MB, {len(good.services)} services")
+        out(f"{path}: fine; host {good.host.name}, pool {pool} MB, {len(good.services)} services")
     return wire.OK
 
 

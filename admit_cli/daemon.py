@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import Any
 
+from admit_cli.door import BadSetting
+from admit_cli.tell import tell
 from admitd import daemon, places, serving
 from admitd.core import wire
 
@@ -13,8 +14,12 @@ from admitd.core import wire
 def run(values: dict[str, Any]) -> int:
     """Run the daemon in the foreground; the exit code."""
     try:
-        daemon.run(os.environ, values["config"], values["port"] or places.port(os.environ))
+        port = values["port"] or places.port(os.environ)
+    except ValueError as problem:
+        raise BadSetting(str(problem)) from problem
+    try:
+        daemon.run(os.environ, values["config"], port)
     except serving.PortTaken as problem:
-        print(f"admitd: {problem}", file=sys.stderr)
+        tell(f"admitd: {problem}")
         return wire.FAILED
     return wire.OK

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import _socket
 import os
-import sys
 
 from admitd import places
 
@@ -28,12 +27,24 @@ class NoService(Exception):
     """The application does not know the service."""
 
 
+class BadSetting(Exception):
+    """A setting of the environment is wrong; the text says which, and what to write."""
+
+
+class NoAnswer(Exception):
+    """The daemon listens and does not answer."""
+
+
 class Strange(Exception):
     """The daemon answered something that this command cannot use."""
 
 
 class Gone(Exception):
-    """The daemon does not listen, or went away before it had answered."""
+    """The daemon does not listen, or went away before it had answered. `why` is fit for users."""
+
+    def __init__(self, problem: object, why: str = "no daemon listens") -> None:
+        super().__init__(problem)
+        self.why = why
 
 
 class Reply:
@@ -59,7 +70,10 @@ class Door:
         self._environ = os.environ
         self._config = config
         self._inside: Inside | None = None
-        self._port = places.port(os.environ)
+        try:
+            self._port = places.port(os.environ)
+        except ValueError as problem:
+            raise BadSetting(str(problem)) from problem
 
     def ask(
         self,
@@ -72,20 +86,20 @@ class Door:
     ) -> Reply:
         """Send one request and wait for its answer. `on_tick` is called every second while it is awaited.
 
-        Raises NoService for a 404 that names none, Strange for what cannot be used, and what furnishing raises.
+        Raises NoAnswer, Strange for what cannot be used, and what furnishing raises.
         """
         if self._inside is None:
             try:
                 return self._over_the_socket(method, path, body, patience_s, on_tick)
-            except Gone:
-                self._go_inside()
-        assert self._inside is not None
+            except Gone as gone:
+                inside = self._go_inside(gone)
+                return inside.ask(method, path, body, on_tick)
         return self._inside.ask(method, path, body, on_tick)
 
     def capacity(self) -> dict[str, Any]:
         """The ledger as it is now. Raises Strange where it cannot be had."""
         if self._inside is not None and self._inside.busy:
-            # Asked for while another request is under way here: looked at directly, by the same gate.
+            # Asked while another request is under way here: looked at directly, by the same gate.
             return self._inside.capacity()
         reply = self.ask("GET", "/capacity")
         if reply.status != 200:
@@ -94,19 +108,23 @@ class Door:
         return ledger
 
     def inside(self) -> Inside:
-        """The application in this process: for what is done here and not asked for, such as following a load."""
+        """The application in this process: for what is done here and not asked for, such as following a load.
+
+        It goes by the file that the daemon goes by, where one listens: they must speak of the same services."""
         if self._inside is None:
             from admit_cli.inside import Inside
 
-            return Inside(self._config, self._port)
+            return Inside(self._config or self._daemons_file(), self._port)
         return self._inside
 
-    def _go_inside(self) -> None:
+    def _go_inside(self, gone: Gone) -> Inside:
         from admit_cli.inside import Inside
+        from admit_cli.tell import tell
 
-        if sys.stderr.isatty() or not os.environ.get("ADMIT_QUIET"):
-            print("admit: no daemon listens; deciding in this process, by the same rules", file=sys.stderr)
-        self._inside = Inside(self._config, self._port)
+        if self._inside is None:
+            self._inside = Inside(self._config, self._port)
+            tell(f"admit: {gone.why}; deciding in this process, by the same rules")
+        return self._inside
 
     def _over_the_socket(
         self,
@@ -125,34 +143,51 @@ class Door:
             connection.sendall(head.encode("ascii") + b"\r\n" + (body or b""))
             return _reply(_receive(connection, patience_s, on_tick))
         except OSError as problem:
-            raise Gone(str(problem)) from problem
+            raise Gone(problem) from problem
         finally:
             connection.close()
 
     def _connect(self) -> _socket.socket:
-        named = self._config or self._environ.get("ADMIT_CONFIG")
-        if named and not self._goes_by(named):
-            raise Gone("the daemon goes by another file")
         path = places.socket_path(self._environ, self._port)
-        if path is not None and os.path.exists(path):
-            unix = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-            unix.settimeout(CONNECT_S)
-            try:
-                unix.connect(path)
-            except OSError as problem:
-                unix.close()
-                raise Gone(str(problem)) from problem
-            return unix
-        raise Gone("no socket")
+        if path is None or not os.path.exists(path):
+            raise Gone("no socket")
+        unix = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        unix.settimeout(CONNECT_S)
+        try:
+            unix.connect(path)
+            named = self._config or self._environ.get("ADMIT_CONFIG")
+            if named and not self._goes_by(named):
+                raise Gone("another file", f"the daemon goes by {self._noted()}, not by {named}")
+        except OSError as problem:
+            unix.close()
+            raise Gone(problem) from problem
+        except Gone:
+            unix.close()
+            raise
+        return unix
 
     def _goes_by(self, named: str) -> bool:
         """Whether the daemon goes by the file that the user named."""
         try:
-            with open(places.note_path(self._environ, self._port), encoding="utf-8") as note:
-                theirs = note.read().splitlines()[1]
-            return os.path.samefile(os.path.expanduser(named), theirs)
-        except (OSError, IndexError):
+            return os.path.samefile(os.path.expanduser(named), self._noted() or "")
+        except OSError:
             return False
+
+    def _noted(self) -> str | None:
+        """The file that the daemon that listens here, or did, goes by."""
+        try:
+            with open(places.note_path(self._environ, self._port), encoding="utf-8") as note:
+                return note.read().splitlines()[1]
+        except (OSError, ValueError, IndexError):
+            return None
+
+    def _daemons_file(self) -> str | None:
+        """The file that the daemon that listens goes by; None where none listens that this command would ask."""
+        try:
+            self._connect().close()
+        except Gone:
+            return None
+        return self._noted()
 
 
 def _receive(connection: _socket.socket, patience_s: float, on_tick: Callable[[], None] | None) -> bytes:
@@ -168,7 +203,7 @@ def _receive(connection: _socket.socket, patience_s: float, on_tick: Callable[[]
             if on_tick is not None:
                 on_tick()
             if left <= 0:
-                raise Strange(f"the daemon gave no answer in {patience_s:g} s") from None
+                raise NoAnswer(f"the daemon listens, but gave no answer in {patience_s:g} s") from None
             continue
         if not part:
             return b"".join(parts)
@@ -182,6 +217,6 @@ def _reply(raw: bytes) -> Reply:
         raise Gone("the answer broke off")
     for line in head.split(b"\r\n")[1:]:
         name, _, value = line.partition(b":")
-        if name.lower() == b"content-length" and int(value) != len(body):
+        if name.lower() == b"content-length" and value.strip() != str(len(body)).encode():
             raise Gone("the answer broke off")
     return Reply(int(words[1]), body)

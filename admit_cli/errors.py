@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
-from typing import Final
+from typing import Any, Final
 
-from admit_cli.door import NoService, Strange
+from admit_cli.door import BadSetting, NoAnswer, NoService, Strange
+from admit_cli.tell import tell
 from admitd.actuator import CannotStart
 from admitd.capacity import ConfigError, NotFound
 from admitd.core import wire
@@ -15,35 +15,72 @@ from admitd.places import UnsafePlace
 from admitd.processes.table import CannotSee
 from admitd.reservations import Busy, NotRecorded
 
-_CODES: Final[tuple[tuple[type[Exception], int], ...]] = (
-    (ConfigError, wire.BAD_CONFIG),
-    (NotFound, wire.NO_SUCH),
-    (NoService, wire.NO_SUCH),
-    (Unknown, wire.NO_SUCH),
-    (UnsafePlace, wire.BAD_CONFIG),
-    (NotRecorded, wire.FAILED),
-    (CannotSee, wire.FAILED),
-    (CannotStart, wire.FAILED),
-    (Busy, wire.TIMED_OUT),
-    (Strange, wire.FAILED),
-    (ValueError, wire.USAGE),
-    (OSError, wire.FAILED),
+INTERRUPTED: Final = 130
+_CODES: Final[tuple[tuple[type[Exception], int, str], ...]] = (
+    (ConfigError, wire.BAD_CONFIG, "The configuration is wrong"),
+    (UnsafePlace, wire.BAD_CONFIG, "A private file is not private"),
+    (NotFound, wire.NO_SUCH, "No such file"),
+    (NoService, wire.NO_SUCH, "No such service"),
+    (Unknown, wire.NO_SUCH, "No such service"),
+    (BadSetting, wire.USAGE, "Wrong usage"),
+    (Busy, wire.TIMED_OUT, "No decision could be made in time"),
+    (NoAnswer, wire.TIMED_OUT, "The daemon does not answer"),
+    (Strange, wire.FAILED, "The daemon could not do it"),
+    (NotRecorded, wire.FAILED, "The reservations cannot be used"),
+    (CannotSee, wire.FAILED, "The machine cannot be seen"),
+    (CannotStart, wire.FAILED, "The command could not be started"),
+    (OSError, wire.FAILED, "The system would not do it"),
 )
 
 
-def told(error: Exception) -> int:
-    """Print what went wrong; the exit code. ADMIT_DEBUG=1 shows the stack trace as well."""
+def told(error: Exception, *, as_json: bool = False) -> int:
+    """Say what went wrong; the exit code. ADMIT_DEBUG=1 shows the stack trace as well."""
     if os.environ.get("ADMIT_DEBUG"):
         import traceback
 
-        traceback.print_exception(error)
-    for kind, code in _CODES:
+        tell("".join(traceback.format_exception(error)), end="")
+    for kind, code, title in _CODES:
         if isinstance(error, kind):
-            print(f"admit: {error}", file=sys.stderr)
-            return code
-    print(
-        f"admit: a fault in admit itself ({type(error).__name__}: {error}). Nothing was admitted. "
-        "ADMIT_DEBUG=1 shows where; please report it.",
-        file=sys.stderr,
+            return _told(code, title, str(error), error, as_json)
+    detail = f"{type(error).__name__}: {error}"
+    tell(
+        f"admit: a fault in admit itself ({detail}). What it had reserved ends with it. ADMIT_DEBUG=1 shows where; "
+        "please report it."
     )
+    if as_json:
+        _print(wire.FAILED, "A fault in admit itself", detail)
     return wire.FAILED
+
+
+def interrupted(detail: str = "interrupted", *, as_json: bool = False) -> int:
+    """Say that Ctrl-C or SIGTERM ended the command, and what that leaves; the exit code."""
+    tell(f"\nadmit: {detail}" if _is_terminal() else f"admit: {detail}")
+    if as_json:
+        _print(INTERRUPTED, "Interrupted", detail)
+    return INTERRUPTED
+
+
+def _told(code: int, title: str, detail: str, error: Exception, as_json: bool) -> int:
+    tell(f"admit: {detail}")
+    if as_json:
+        more: dict[str, Any] = {}
+        if isinstance(error, ConfigError):
+            more["problems"] = [
+                {"file": p.file, "path": p.path, "line": p.line, "what": p.what, "instead": p.instead}
+                for p in error.problems
+            ]
+        _print(code, title, detail, **more)
+    return code
+
+
+def _print(code: int, title: str, detail: str, **more: Any) -> None:
+    from admit_cli.render import print_json
+
+    print_json({"title": title, "detail": detail, "exit_code": code, **more})
+
+
+def _is_terminal() -> bool:
+    """Where a terminal shows ^C, the sentence begins on a line of its own."""
+    import sys
+
+    return sys.stderr.isatty()

@@ -8,34 +8,36 @@ from typing import Any, Final
 
 from admit_cli import render
 from admit_cli.door import Door
-from admit_cli.load import admission
+from admit_cli.load import admission, said
+from admit_cli.tell import tell
+from admit_cli.unload import exit_code
 from admitd import unloading
 
 ROUNDS_MAX: Final = 32
 
 
-def make_room(door: Door, refused: dict[str, Any], *, yes: bool, as_json: bool) -> dict[str, Any] | None:
-    """Unload the plan's victims and ask again; the new verdict, or None where that could not be done (and was told)."""
-    name = refused["service"]
+def make_room(door: Door, values: dict[str, Any], refused: dict[str, Any]) -> dict[str, Any] | int:
+    """Unload the plan's victims and ask again; the new verdict, or the exit code where it went no further."""
     agreed: set[str] = set()
     gate = door.inside().house.gate
     for _ in range(ROUNDS_MAX):
         victims = refused["victims"]
         if not victims:
-            return refused
+            break
         if not agreed.issuperset(victims):
-            print(render.plan_to_agree(refused), file=sys.stderr)
-            if not yes and not _agrees():
-                print("admit: nothing was unloaded", file=sys.stderr)
-                return refused
+            tell(render.plan_to_agree(refused))
+            if not values["yes"] and not _agrees():
+                tell("admit: nothing was unloaded" if not agreed else "admit: nothing more was unloaded")
+                return said(refused, values["json"])
             agreed.update(victims)
-        outcome = unloading.unload(gate, victims[0], lambda text: print(f"admit: {text}", file=sys.stderr))
-        print(f"admit: {render.unload_outcome(victims[0], outcome)}", file=sys.stderr)
+        outcome = unloading.unload(gate, victims[0], lambda text: tell(f"admit: {text}"))
+        told = render.unload_outcome(victims[0], outcome, values["config"])
+        tell(f"admit: {told}")
         if not isinstance(outcome, unloading.Unloaded):
-            if as_json:
-                render.print_json({**refused, "detail": render.unload_outcome(victims[0], outcome)})
-            return None
-        verdict = admission(door, name, None)
+            if values["json"]:
+                render.print_json({**refused, "detail": told})
+            return exit_code(outcome)
+        verdict = admission(door, refused["service"], None)
         if "reason" not in verdict:
             return verdict
         refused = verdict
@@ -44,7 +46,7 @@ def make_room(door: Door, refused: dict[str, Any], *, yes: bool, as_json: bool) 
 
 def _agrees() -> bool:
     if not sys.stdin.isatty():
-        print("admit: unloading others is asked for on a terminal, or agreed to with --yes", file=sys.stderr)
+        tell("admit: unloading others is agreed to on a terminal, or with --yes")
         return False
-    print("Unload? [y/N] ", end="", file=sys.stderr, flush=True)
+    tell("Unload? [y/N] ", end="")
     return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -6,7 +6,8 @@ import os
 from typing import Any, Final
 
 from admit_cli import render
-from admit_cli.door import Door, NoService
+from admit_cli.door import Door
+from admit_cli.tell import out, printable
 from admitd.core.terms import Sighting
 from admitd.gate import Scene
 
@@ -15,10 +16,9 @@ SHOWN: Final = 200
 
 def explain(values: dict[str, Any]) -> int:
     """Print what one look shows of one service; the exit code."""
-    scene = Door(values["config"]).inside().house.gate.look()
-    service = scene.capacity.services.get(values["name"])
-    if service is None:
-        raise NoService(f"{scene.capacity.path} declares no service {values['name']!r}.")
+    inside = Door(values["config"]).inside()
+    service = inside.declared(values["name"])
+    scene = inside.house.gate.look()
     account = scene.ledger.account(service)
     explained = {
         "service": service.name,
@@ -39,7 +39,7 @@ def explain(values: dict[str, Any]) -> int:
     if values["json"]:
         render.print_json(explained)
     else:
-        print(render.explained(explained))
+        out(render.explained(explained))
     return 0
 
 
@@ -60,5 +60,5 @@ def _line(pid: int, scene: Scene, uid: int | None = None) -> str | None:
     if uid is not None and uid != os.getuid():
         return None
     text = scene.look.lines.get(pid, b"").rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace")
-    printable = "".join(character if character.isprintable() else "?" for character in text)
-    return printable if len(printable) <= SHOWN else printable[: SHOWN - 3] + "..."
+    shown = printable(text)
+    return shown if len(shown) <= SHOWN else shown[: SHOWN - 3] + "..."

@@ -1,10 +1,9 @@
-"""follow: what is shown while a command waits in the queue or follows a load; on a terminal one line that changes,
-elsewhere a line for each thing that is new."""
+"""follow: what is shown while a command waits in the queue or follows a load: on a terminal one line that changes,
+elsewhere only what is worth a line in a log: a new place in the queue, and how it ended."""
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -13,38 +12,37 @@ from typing import Any, Final
 
 from admit_cli import render
 from admit_cli.door import Door
-from admitd import loading, places, unloading
-from admitd.actuator import CannotStart
+from admit_cli.errors import interrupted
+from admit_cli.tell import out, printable, tell
+from admitd import actuator, loading, places, unloading
 from admitd.core import wire
 from admitd.core.terms import RAM, Service
 from admitd.core.units import show_duration, to_mb
 
-INTERRUPTED: Final = 130
-_QUIET_S: Final = 10.0
+_CLEAR: Final = "\r\x1b[2K"
 
 
 class Line:
-    """One line of progress on stderr."""
+    """One line of progress on a terminal; nothing elsewhere."""
 
     def __init__(self) -> None:
-        self._live = sys.stderr.isatty()
-        self._last = ""
-        self._last_at = -_QUIET_S
+        self.is_live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._shown = False
 
-    def show(self, steady: str, moving: str = "") -> None:
-        """Show it. `moving` changes at every look; where stderr is no terminal, only a new `steady` is worth a line."""
-        if self._live:
-            print(f"\r\x1b[2K{steady}{moving}", end="", file=sys.stderr, flush=True)
-        elif steady != self._last or time.monotonic() - self._last_at > _QUIET_S:
-            print(f"{steady}{moving}", file=sys.stderr, flush=True)
-            self._last_at = time.monotonic()
-        self._last = steady
+    def show(self, text: str) -> None:
+        """Show it in place of what was shown before; cut to the width of the terminal, which a wrapped line would
+        not leave any more."""
+        if self.is_live:
+            text = printable(text)
+            width = render.terminal_width() - 1
+            tell(_CLEAR + (text if len(text) <= width else f"{text[: width - 3]}..."), end="")
+            self._shown = True
 
     def end(self) -> None:
-        """Leave the line as it is and go on below it; or take it away where nothing was shown."""
-        if self._live and self._last:
-            print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
-        self._last = ""
+        """Take it away."""
+        if self._shown:
+            tell(_CLEAR, end="")
+        self._shown = False
 
 
 class Queue:
@@ -55,102 +53,143 @@ class Queue:
         self._name = name
         self._line = Line()
         self._began = time.monotonic()
+        self._place = ""
 
     def show(self) -> None:
-        """Look where we are and show it."""
-        waiting = [each["holder_pid"] for each in self._door.capacity()["waiting"]]
-        if os.getpid() in waiting:
-            place = f"{self._name} waits, position {waiting.index(os.getpid()) + 1} of {len(waiting)}"
-            self._line.show(place, f", {show_duration(time.monotonic() - self._began)} so far")
+        """Look where we are and show it. What cannot be seen now may be at the next look: waiting goes on."""
+        try:
+            waiting = [each["holder_pid"] for each in self._door.capacity()["waiting"]]
+        except Exception as problem:
+            self._line.show(f"{self._name} waits; ignoring that its place cannot be seen: {problem}")
+            return
+        if os.getpid() not in waiting:
+            return
+        place = f"{self._name} waits, position {waiting.index(os.getpid()) + 1} of {len(waiting)} in the queue"
+        self._line.show(f"{place}, {show_duration(time.monotonic() - self._began)} so far")
+        if place != self._place and not self._line.is_live:
+            tell(f"admit: {place}")
+        self._place = place
+
+    def end(self) -> None:
+        """The waiting is over, one way or the other."""
+        self._line.end()
+
+
+class Following:
+    """One admitted load, from its command to its end; says everything, and gives the reservation back."""
+
+    def __init__(self, door: Door, values: dict[str, Any], verdict: dict[str, Any]) -> None:
+        self._door = door
+        self._values = values
+        self._name: str = values["name"]
+        self._budget_mb: int = verdict["budget_mb"]
+        self._held: str = verdict["reservation"]["id"]
+        self._log = Path(places.log_path(os.environ, self._name))
+        self._line = Line()
+        self._load: loading.Load | None = None
+
+    def run(self) -> int:
+        """Start it and follow it; the exit code."""
+        try:
+            return self._run()
+        except KeyboardInterrupt:
+            self._line.end()
+            return interrupted(self._what_is_left(), as_json=self._values["json"])
+        finally:
+            self._line.end()
+            self._give_back()
+
+    def _run(self) -> int:
+        inside = self._door.inside()
+        self._gate = inside.house.gate
+        self._service = inside.declared(self._name)
+        if self._line.is_live:
+            tell(f"{self._name} is admitted, {self._budget_mb} MB are reserved; log: {self._log}")
+        self._load = loading.Load(self._gate, self._service, self._log, self._held)
+        outcome = self._load.follow(_shown(self._line, self._service))
+        self._line.end()
+        if isinstance(outcome, loading.Loaded):
+            return self._loaded(outcome)
+        if isinstance(outcome, loading.LoadFailed):
+            return self._not_loaded(wire.FAILED, "failed", f"failed to load: {outcome.why}", outcome.tail)
+        seen = printable(outcome.seen)
+        late = f"was not loaded within {show_duration(self._service.load_timeout_s)}: {seen}"
+        return self._not_loaded(wire.TIMED_OUT, "timed_out", late, outcome.tail)
+
+    def _loaded(self, outcome: loading.Loaded) -> int:
+        from admitd.acting import loaded
+
+        result = loaded(self._name, "loaded", outcome)
+        if self._values["json"]:
+            render.print_json({"verdict": "admitted", **result})
+        else:
+            out(render.loaded(result, to_mb(self._service.budget.get(RAM, 0))))
+        return wire.OK
+
+    def _not_loaded(self, code: int, word: str, why: str, tail: tuple[str, ...]) -> int:
+        tell(f"admit: {self._name} {why}")
+        for each in tail:
+            tell(f"  | {printable(each)}")
+        tell(f"  log: {self._log}" if tail else f"  its load_cmd printed nothing to {self._log}")
+        body = {"verdict": "admitted", "outcome": word, "service": self._name, "detail": why, "log": str(self._log)}
+        if word == "timed_out":
+            body["left"] = self._clean_up() if self._values["cleanup"] else self._left_running()
+            tell(f"  {body['left']}")
+        if self._values["json"]:
+            render.print_json({**body, "tail": list(tail)})
+        return code
+
+    def _clean_up(self) -> str:
+        """What `--cleanup` does after a timeout: its own way to unload, and then what is left of the load_cmd."""
+        outcome = unloading.clean_up(self._gate, self._name, lambda text: tell(f"admit: {text}"))
+        said = render.unload_outcome(self._name, outcome, self._values["config"])
+        load = self._load
+        if load is not None and load.process.poll() is None:
+            actuator.end_session(load.process.pid)
+            said += f"; its load_cmd (process {load.process.pid}) is ended"
+        return f"cleaned up: {said}"
+
+    def _what_is_left(self) -> str:
+        said = f"interrupted; nothing is reserved for {self._name} any more"
+        return f"{said}; {self._left_running()}" if self._load is not None else f"{said}, and nothing was started"
+
+    def _left_running(self) -> str:
+        """What was started and is there still, and the command that ends it."""
+        load = self._load
+        command = load.process.pid if load is not None and load.process.poll() is None else None
+        seen: tuple[int, ...] = ()
+        is_there, unseen = False, ""
+        try:
+            account = self._gate.look().ledger.account(self._service)
+            seen, is_there = tuple(p.id.pid for p in account.processes), account.state.is_loaded
+        except Exception as problem:
+            unseen = f" (ignoring that {problem})"
+        left = [f"process {pid}" for pid in seen if pid != command]
+        if command is not None:
+            left.append(f"process {command} (its load_cmd)")
+        if not left and not is_there:
+            return f"nothing of it was left running{unseen}"
+        ends = render.again(self._values["config"], "unload", self._name) if is_there else f"kill -TERM -{command}"
+        return f"left running: {', '.join(left) or 'what its check calls loaded'}{unseen}; end it: {ends}"
+
+    def _give_back(self) -> None:
+        try:
+            self._door.ask("DELETE", f"/reservations/{self._held}")
+        except Exception as problem:
+            tell(f"admit: ignoring that the reservation could not be given back ({problem}): it ends with this process")
 
 
 def start_and_follow(door: Door, values: dict[str, Any], verdict: dict[str, Any]) -> int:
     """Run the load_cmd of an admitted service and follow it; the exit code. The reservation is given back."""
-    name, held = values["name"], verdict["reservation"]["id"]
-    gate = door.inside().house.gate
-    load: loading.Load | None = None
-    line = Line()
-    # As Ctrl-C: what is killed politely still says what it leaves behind.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        service = gate.capacity().services[name]
-        log = Path(places.log_path(os.environ, name))
-        line.show(f"{name} admitted: {render.mb(verdict['budget_mb'])} reserved", f"; log: {log}")
-        load = loading.Load(gate, service, log, held)
-        outcome = load.follow(_shown(line, service))
-        line.end()
-        return _ended(name, service, outcome, values, gate)
-    except KeyboardInterrupt:
-        line.end()
-        _say_what_is_left(name, load)
-        return INTERRUPTED
-    except (CannotStart, KeyError) as problem:
-        line.end()
-        why = problem if isinstance(problem, CannotStart) else f"{name} is not in {gate.capacity().path}"
-        print(f"admit: {why}", file=sys.stderr)
-        return wire.FAILED
-    finally:
-        _give_back(door, held)
+    return Following(door, values, verdict).run()
 
 
 def _shown(line: Line, service: Service) -> Callable[[loading.Progress], None]:
+    budget = to_mb(service.budget.get(RAM, 0))
+
     def show(progress: loading.Progress) -> None:
         held = to_mb(progress.measured.get(RAM, 0))
-        budget = to_mb(service.budget.get(RAM, 0))
-        share = render.bar(loading.share(progress, service), 20)
-        moving = f"  {progress.elapsed_s:.0f} s  {share} {held} of {budget} MB"
-        line.show(f"{service.name}: {progress.doing}", moving)
+        bar = render.bar(loading.share(progress, service), 20)
+        line.show(f"{service.name}  {progress.elapsed_s:4.0f} s  {bar} {held} of {budget} MB  {progress.doing}")
 
     return show
-
-
-def _ended(name: str, service: Service, outcome: loading.Outcome, values: dict[str, Any], gate: Any) -> int:
-    if isinstance(outcome, loading.Loaded):
-        from admitd.acting import loaded
-
-        result = loaded(name, "loaded", outcome)
-        if values["json"]:
-            render.print_json({"verdict": "admitted", **result})
-        else:
-            print(render.loaded(result, to_mb(service.budget.get(RAM, 0))))
-        return wire.OK
-    if isinstance(outcome, loading.LoadFailed):
-        print(f"admit: {name} failed to load: {outcome.why}", file=sys.stderr)
-        code, word, why = wire.FAILED, "failed", outcome.why
-    else:
-        bound = show_duration(service.load_timeout_s)
-        why = f"not loaded within {bound}: {outcome.seen}"
-        print(f"admit: {name} was {why}", file=sys.stderr)
-        code, word = wire.TIMED_OUT, "timed_out"
-        if outcome.state.is_loaded and not values["cleanup"]:
-            print(f"  what is there of it holds memory; end it: admit unload {name}", file=sys.stderr)
-    for each in outcome.tail:
-        print(f"  | {each}", file=sys.stderr)
-    if values["cleanup"] and isinstance(outcome, loading.LoadTimedOut):
-        cleaned = unloading.unload(gate, name, lambda text: print(f"admit: {text}", file=sys.stderr))
-        print(f"admit: {render.unload_outcome(name, cleaned)}", file=sys.stderr)
-    if values["json"]:
-        render.print_json({"verdict": "admitted", "outcome": word, "service": name, "detail": why})
-    return code
-
-
-def _say_what_is_left(name: str, load: loading.Load | None) -> None:
-    """After Ctrl-C: nothing is reserved any more; what was started goes on."""
-    if load is None or load.process.poll() is not None:
-        print(f"admit: interrupted; nothing is reserved for {name}, nothing of it was left running", file=sys.stderr)
-        return
-    print(
-        f"admit: interrupted; nothing is reserved for {name} any more. Left running: process {load.process.pid} "
-        f"(its load_cmd) and what it started; end it: admit unload {name}, or kill {load.process.pid}",
-        file=sys.stderr,
-    )
-
-
-def _give_back(door: Door, held: str) -> None:
-    try:
-        door.ask("DELETE", f"/reservations/{held}")
-    except Exception as problem:
-        print(
-            f"admit: ignoring that the reservation could not be given back ({problem}): it ends with this process",
-            file=sys.stderr,
-        )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import os
 from collections.abc import Callable, MutableMapping
 from typing import Any, Final
 
-from admit_cli.door import Reply
+from admit_cli.door import BadSetting, NoService, Reply
 from admitd.app import House, furnish
 from admitd.core import wire
+from admitd.core.terms import Service
 
 _TICK_S: Final = 1.0
 
@@ -18,7 +20,10 @@ class Inside:
     """One furnished house, and its application once it is asked anything."""
 
     def __init__(self, config: str | None, port: int) -> None:
-        self.house: House = furnish(os.environ, config)
+        try:
+            self.house: House = furnish(os.environ, config)
+        except ValueError as problem:
+            raise BadSetting(str(problem)) from problem
         self._port = port
         self.busy = False
 
@@ -29,6 +34,15 @@ class Inside:
             return asyncio.run(self._ask(method, path, body, on_tick))
         finally:
             self.busy = False
+
+    def declared(self, name: str) -> Service:
+        """The service of that name. Raises NoService, with names that look alike."""
+        capacity = self.house.gate.capacity()
+        if name in capacity.services:
+            return capacity.services[name]
+        near = difflib.get_close_matches(name[:100], list(capacity.services), n=3)
+        did_you_mean = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise NoService(f"{capacity.path} declares no service {name!r}.{did_you_mean}")
 
     def capacity(self) -> dict[str, Any]:
         """The ledger as it is now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # signal itself is made of enums
 import os
 import sys
 
@@ -11,41 +12,57 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-OK, FAILED, REFUSED, TIMED_OUT, INTERRUPTED = 0, 1, 2, 75, 130
+OK, FAILED, REFUSED, TIMED_OUT = 0, 1, 2, 75
 PATIENCE_S = 30.0
+NAME_MAX = 63
 
 
 def load(values: dict[str, Any]) -> int:
     """Load one service; the exit code."""
+    _end_politely()
     door = Door(values["config"])
-    verdict = admission(door, values["name"], values["wait"])
-    if "reason" in verdict and values["evict"] and verdict["victims"]:
-        from admit_cli.evict import make_room
+    name, as_json = values["name"], values["json"]
+    try:
+        # With --evict room is made first; the queue is for what that could not bring about.
+        verdict = admission(door, name, None if values["evict"] else values["wait"])
+        if values["evict"] and verdict.get("victims"):
+            from admit_cli.evict import make_room
 
-        after = make_room(door, verdict, yes=values["yes"], as_json=values["json"])
-        if after is None:
-            return FAILED
-        verdict = after
-    if verdict.get("verdict") == "admitted":
+            made = make_room(door, values, verdict)
+            if isinstance(made, int):
+                return made
+            verdict = made
+        if values["evict"] and values["wait"] and "reason" in verdict:
+            verdict = admission(door, name, values["wait"])
+    except KeyboardInterrupt:
+        return _interrupted(name, as_json)
+    if verdict["verdict"] == "admitted":
         from admit_cli.follow import start_and_follow
 
         return start_and_follow(door, values, verdict)
-    return said(verdict, waited=values["wait"] is not None, as_json=values["json"])
+    return said(verdict, as_json)
 
 
 def run(values: dict[str, Any]) -> int:
     """Become the command, once it is admitted; returns only where it was not."""
+    restore = _end_politely()
     door = Door(values["config"])
-    verdict = admission(door, values["name"], values["wait"])
-    if verdict.get("verdict") != "admitted":
-        return said(verdict, waited=values["wait"] is not None, as_json=False)
+    try:
+        verdict = admission(door, values["name"], values["wait"])
+    except KeyboardInterrupt:
+        return _interrupted(values["name"], values["json"])
+    if verdict["verdict"] != "admitted":
+        return said(_for_run(verdict, values["cmd"]), values["json"])
     from admitd.actuator import CannotStart, become
 
     sys.stdout.flush()
-    sys.stderr.flush()
+    _signal.signal(_signal.SIGTERM, restore)
+    # Python ignores this one, and what is ignored stays so across exec: `CMD | head` would never end.
+    _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
     try:
         become(values["cmd"])
     except CannotStart:
+        _signal.signal(_signal.SIGPIPE, _signal.SIG_IGN)
         door.ask("DELETE", f"/reservations/{verdict['reservation']['id']}")
         raise
     raise AssertionError("exec returns only by raising")
@@ -53,22 +70,35 @@ def run(values: dict[str, Any]) -> int:
 
 def admission(door: Door, name: str, wait_s: float | None) -> dict[str, Any]:
     """The verdict on loading `name`, as the application words it; reserved for this process where it is admitted."""
-    body = f'{{"service": {_quoted(name)}, "holder_pid": {os.getpid()}, "wait_s": {wait_s or 0.0}}}'
-    show = None
+    check_name(name)
+    body = f'{{"service": "{name}", "holder_pid": {os.getpid()}, "wait_s": {wait_s or 0.0}}}'
+    queue = None
     if wait_s:
         from admit_cli.follow import Queue
 
-        show = Queue(door, name).show
-    reply = door.ask("POST", "/admit", body.encode(), patience_s=PATIENCE_S + (wait_s or 0.0), on_tick=show)
-    return checked(reply)
-
-
-def checked(reply: Reply) -> dict[str, Any]:
-    """The body of a verdict. Raises NoService or Strange for any other answer."""
+        queue = Queue(door, name)
+    try:
+        reply = door.ask(
+            "POST",
+            "/admit",
+            body.encode(),
+            patience_s=PATIENCE_S + (wait_s or 0.0),
+            on_tick=queue.show if queue else None,
+        )
+    finally:
+        if queue is not None:
+            queue.end()
     if reply.status in (200, 409):
-        body: dict[str, Any] = reply.json()
-        return body
+        verdict: dict[str, Any] = reply.json()
+        return verdict
     raise trouble(reply)
+
+
+def check_name(name: str) -> None:
+    """Raises NoService for what no service can be called, and what would not go into a request as it is."""
+    plain = name.replace(".", "").replace("-", "").replace("_", "")
+    if not (name.isascii() and plain.isalnum() and name[0].isalnum() and len(name) <= NAME_MAX):
+        raise NoService(f"capacity.yaml declares no service {name!r}: letters, digits and . _ - make a name.")
 
 
 def trouble(reply: Reply) -> Exception:
@@ -80,24 +110,47 @@ def trouble(reply: Reply) -> Exception:
     return NoService(detail) if reply.status == 404 else Strange(detail)
 
 
-def said(verdict: dict[str, Any], *, waited: bool, as_json: bool) -> int:
+def said(verdict: dict[str, Any], as_json: bool) -> int:
     """Print a verdict that ends the command; the exit code."""
     from admit_cli import render
+    from admit_cli.tell import out, tell
 
     if as_json:
         render.print_json(verdict)
-    if "reason" not in verdict:
-        if not as_json:
-            print(render.already_loaded(verdict))
-        return OK
-    print(render.refusal(verdict), file=sys.stderr)
-    # Refused after all the waiting that was asked for: not a no, but not yet.
-    return TIMED_OUT if waited and verdict["reason"] != "too-large" else REFUSED
+    if "reason" in verdict:
+        tell(render.refusal(verdict))
+        # Still refused when its time in the queue was up: not a no, but not yet.
+        return TIMED_OUT if "queue_position" in verdict else REFUSED
+    if verdict["mention_only"] or verdict["state"] != "loaded":
+        tell(render.oddly_loaded(verdict))
+    elif not as_json:
+        out(f"{verdict['service']} is loaded already")
+    # What is merely mentioned may not be there at all: whoever goes on after a 0 would rely on nothing.
+    return FAILED if verdict["mention_only"] else OK
 
 
-def _quoted(name: str) -> str:
-    if name.isascii() and name.replace(".", "").replace("-", "").replace("_", "").isalnum():
-        return f'"{name}"'
-    import json
+def _for_run(verdict: dict[str, Any], cmd: list[str]) -> dict[str, Any]:
+    """The remedy of waiting is to wait with `admit run`: whoever runs CMD himself may have declared no load_cmd."""
+    if not verdict.get("remedy") or verdict["victims"]:
+        return verdict
+    import shlex
 
-    return json.dumps(name)
+    words = shlex.split(verdict["remedy"])
+    if "load" not in words:
+        return verdict
+    words[words.index("load")] = "run"
+    return {**verdict, "remedy": shlex.join([*words, "--", *cmd])}
+
+
+def _end_politely() -> Any:
+    """SIGTERM ends a load as Ctrl-C does, with a word on what it leaves behind. Returns what was done before."""
+    before = _signal.getsignal(_signal.SIGTERM)
+    if before != _signal.SIG_IGN:
+        _signal.signal(_signal.SIGTERM, _signal.default_int_handler)
+    return before
+
+
+def _interrupted(name: str, as_json: bool) -> int:
+    from admit_cli.errors import interrupted
+
+    return interrupted(f"interrupted; nothing is reserved for {name}, and nothing was started", as_json=as_json)

@@ -16,13 +16,30 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
-USAGE = 64
-INTERRUPTED = 130
+FAILED, INTERRUPTED = 1, 130
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """Entry point of `admit`."""
-    sys.exit(dispatch(sys.argv[1:] if argv is None else argv))
+    if sys.stdin is None or sys.stdout is None or sys.stderr is None:
+        from admit_cli.tell import open_what_is_closed
+
+        open_what_is_closed()
+    try:
+        code = dispatch(sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except Exception as error:
+        from admit_cli.errors import told
+
+        code = told(error)
+    from admit_cli.tell import flush
+
+    if not flush():
+        code = code or FAILED
+    if code == INTERRUPTED:
+        os._exit(code)  # whoever pressed Ctrl-C does not wait until a look that is under way has come to its end
+    sys.exit(code)
 
 
 def admitd() -> NoReturn:
@@ -37,8 +54,7 @@ def dispatch(argv: list[str]) -> int:
 
         print(f"admit {__version__}")
         return 0
-    completing = any(name.endswith("_COMPLETE") for name in os.environ)
-    parsed = None if completing else parse(argv)
+    parsed = None if "_ADMIT_COMPLETE" in os.environ else parse(argv)
     if parsed is None:
         from admit_cli.teach import teach
 
@@ -51,15 +67,13 @@ def call(command: table.Command, values: dict[str, Any]) -> int:
     try:
         return _function(command.run)(values)
     except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has gone; so that the interpreter does not complain of it at its end:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        from admit_cli.errors import interrupted
+
+        return interrupted(as_json=values.get("json", False))
     except Exception as error:
         from admit_cli.errors import told
 
-        return told(error)
+        return told(error, as_json=values.get("json", False))
 
 
 def _function(run: str) -> Callable[[dict[str, Any]], int]:
@@ -74,21 +88,13 @@ def parse(argv: list[str]) -> tuple[table.Command, dict[str, Any]] | None:
     config = None
     if len(argv) > 1 and argv[0] == "--config":
         config, argv = argv[1], argv[2:]
-    command = find(argv)
+    command = table.find(argv)
     if command is None:
         return None
     values = _values(command, argv[len(command.path) :])
     if values is not None and config is not None and values["config"] is None:
         values["config"] = config
     return None if values is None else (command, values)
-
-
-def find(argv: list[str]) -> table.Command | None:
-    """The command that argv begins with."""
-    for command in table.COMMANDS:
-        if tuple(argv[: len(command.path)]) == command.path:
-            return command
-    return None
 
 
 def _values(command: table.Command, words: list[str]) -> dict[str, Any] | None:
@@ -146,14 +152,6 @@ def _with_arguments(
 def _convert(option: table.Option, text: str) -> Any:
     """The option's value; None where `text` is not one."""
     try:
-        if option.kind == table.DURATION:
-            from admitd.core.units import parse_duration
-
-            return parse_duration(text)
-        if option.kind == table.PORT:
-            from admitd.places import parse_port
-
-            return parse_port(text, option.flag)
+        return None if text == "--" else table.convert(option, text)
     except ValueError:
         return None
-    return text

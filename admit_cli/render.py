@@ -21,12 +21,41 @@ def print_json(body: Any) -> None:
     """JSON on stdout, for programs."""
     import json
 
-    print(json.dumps(body, indent=2, ensure_ascii=False))
+    from admit_cli.tell import out
+
+    out(json.dumps(body, indent=2, ensure_ascii=not _is_utf8(sys.stdout.encoding)))
 
 
-def mb(amount: int) -> str:
-    """An amount with its unit."""
-    return f"{amount} MB"
+def _is_utf8(encoding: str | None) -> bool:
+    return (encoding or "").lower().replace("-", "") == "utf8"
+
+
+def terminal_width() -> int:
+    """Columns of the terminal that stderr is."""
+    try:
+        return os.get_terminal_size(2).columns or WIDTH + 1
+    except OSError:
+        return WIDTH + 1
+
+
+def on_screen(text: str) -> str:
+    """`text` in place of what the terminal shows, without a flicker, and no longer than the terminal is high."""
+    try:
+        rows = os.get_terminal_size(1).lines
+    except OSError:
+        rows = 24
+    lines = text.split("\n")
+    if 2 < rows <= len(lines):
+        lines = [*lines[: rows - 2], f"... and {len(lines) - rows + 2} lines more: admit status"]
+    return "\x1b[H" + "\x1b[K\n".join(lines) + "\x1b[K\x1b[J"
+
+
+def again(config: str | None, *words: str) -> str:
+    """An `admit` command line that works when pasted, going by the file that the user named for this one."""
+    import shlex
+
+    named = ["--config", os.path.abspath(os.path.expanduser(config))] if config else []
+    return shlex.join(["admit", *named, *words])
 
 
 def bar(share: float, width: int) -> str:
@@ -124,7 +153,7 @@ def refusal(refused: dict[str, Any]) -> str:
     if len(refused["blockers"]) > 8:
         lines.append(f"  ... and {len(refused['blockers']) - 8} more: admit status")
     if refused.get("queue_position"):
-        lines.append(f"  position in the queue: {refused['queue_position']}")
+        lines.append(f"  it waited in the queue, to the end at position {refused['queue_position']}")
     if refused["remedy"]:
         lines.append(
             f"  make room:  {refused['remedy']}" if refused["victims"] else f"  try:        {refused['remedy']}"
@@ -150,19 +179,21 @@ def plan(answer: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def already_loaded(verdict: dict[str, Any]) -> str:
-    """Nothing to do; or what is odd about it."""
-    name, state = verdict["service"], verdict["state"]
-    if verdict.get("mention_only"):
+def oddly_loaded(verdict: dict[str, Any]) -> str:
+    """It counts as loaded, and one cannot simply go on."""
+    name = verdict["service"]
+    if verdict["mention_only"]:
         return (
-            f"{name} counts as loaded, but only because a process mentions it in its arguments. "
-            f"See which: admit explain {name}. If that is not the server, end it, or declare the service's program:"
+            f"admit: {name} counts as loaded, so nothing was started; but only because a process mentions it in an "
+            f"argument.\n  See which: admit explain {name}. If that is not the service, end it; if it is, declare its "
+            "name (program: NAME)."
         )
     odd = {
-        "half_loaded": f"; its process is there, but its check says it is not loaded (admit explain {name})",
-        "suspended": "; but it is stopped (state T): it holds its memory and answers nothing until it is continued",
+        "half_loaded": f"its process is there, but its check says it is not loaded: admit explain {name}",
+        "suspended": "it is stopped (state T): it holds its memory, and answers nothing until it is continued "
+        f"(kill -CONT PID, see admit explain {name})",
     }
-    return f"{name} is loaded already{odd.get(state, '')}"
+    return f"admit: {name} is loaded already, but {odd.get(verdict['state'], verdict['state'])}"
 
 
 def loaded(result: dict[str, Any], budget_mb: int) -> str:
@@ -172,7 +203,7 @@ def loaded(result: dict[str, Any], budget_mb: int) -> str:
     return f"{result['service']} is loaded{pids} after {result['took_s']:.1f} s{held}"
 
 
-def unload_outcome(name: str, outcome: Outcome) -> str:
+def unload_outcome(name: str, outcome: Outcome, config: str | None) -> str:
     """How an unload ended, in a sentence."""
     from admitd import unloading
     from admitd.core.terms import RAM
@@ -184,12 +215,14 @@ def unload_outcome(name: str, outcome: Outcome) -> str:
         back = "" if outcome.back is None else f"; {max(0, free_to_mb(outcome.back.get(RAM, 0)))} MB more are available"
         return f"{name} is unloaded after {outcome.took_s:.1f} s{back}" + (f". {outcome.note}" if outcome.note else "")
     if isinstance(outcome, unloading.UnloadTimedOut):
-        pids = f" (pid {', '.join(map(str, outcome.pids))})" if outcome.pids else ""
-        return f"{outcome.why}{pids}; end it for certain: admit unload {name} --kill"
+        if not outcome.pids:
+            return outcome.why
+        pids = ", ".join(map(str, outcome.pids))
+        return f"{outcome.why} (pid {pids}); end it for certain: {again(config, 'unload', name, '--kill')}"
     return f"{name} could not be unloaded: {outcome.why}"
 
 
-def unload_result(name: str, outcome: Outcome) -> dict[str, Any]:
+def unload_result(name: str, outcome: Outcome, text: str) -> dict[str, Any]:
     """How an unload ended, as JSON."""
     from admitd import unloading
     from admitd.acting import unloaded
@@ -197,7 +230,7 @@ def unload_result(name: str, outcome: Outcome) -> dict[str, Any]:
     if isinstance(outcome, unloading.Unloaded):
         return unloaded(name, outcome)
     word = "timed_out" if isinstance(outcome, unloading.UnloadTimedOut) else "failed"
-    return {"outcome": word, "service": name, "detail": outcome.why}
+    return {"outcome": word, "service": name, "detail": text}
 
 
 def explained(found: dict[str, Any]) -> str:

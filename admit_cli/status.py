@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from admit_cli.door import Door
-from admit_cli.load import trouble
+from admit_cli.load import check_name, trouble
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,42 +15,51 @@ EVERY_S = 2.0
 
 
 def status(values: dict[str, Any]) -> int:
-    """Print the ledger; with --watch again and again."""
+    """Print the ledger; with --watch again and again, until Ctrl-C or until nobody reads it."""
     door = Door(values["config"])
-    if not values["watch"]:
-        _show(door.capacity(), values["json"])
-        return 0
-    import time
+    if values["watch"]:
+        return _watch(door, values["json"])
+    from admit_cli import render
+    from admit_cli.tell import out
 
-    while True:
-        ledger = door.capacity()
-        if sys.stdout.isatty() and not values["json"]:
-            print("\x1b[2J\x1b[H", end="")
-        _show(ledger, values["json"])
-        sys.stdout.flush()
-        time.sleep(EVERY_S)
+    ledger = door.capacity()
+    if values["json"]:
+        render.print_json(ledger)
+    else:
+        out(render.status(ledger))
+    return 0
 
 
 def plan(values: dict[str, Any]) -> int:
     """Print what would have to go; 0 whether it fits or not: nothing was asked for, so nothing is refused."""
-    from urllib.parse import quote
-
     from admit_cli import render
+    from admit_cli.tell import out
 
-    reply = Door(values["config"]).ask("GET", f"/plan?service={quote(values['name'])}")
+    check_name(values["name"])
+    reply = Door(values["config"]).ask("GET", f"/plan?service={values['name']}")
     if reply.status != 200:
         raise trouble(reply)
     if values["json"]:
         render.print_json(reply.json())
     else:
-        print(render.plan(reply.json()))
+        out(render.plan(reply.json()))
     return 0
 
 
-def _show(ledger: dict[str, Any], as_json: bool) -> None:
-    from admit_cli import render
+def _watch(door: Door, as_json: bool) -> int:
+    import json
+    import time
 
-    if as_json:
-        render.print_json(ledger)
-    else:
-        print(render.status(ledger))
+    from admit_cli import render
+    from admit_cli.tell import out_now
+
+    screen = sys.stdout.isatty() and not as_json
+    try:
+        while True:
+            ledger = door.capacity()
+            text = json.dumps(ledger, ensure_ascii=False) if as_json else render.status(ledger)
+            if not out_now(render.on_screen(text) if screen else text):
+                return 0
+            time.sleep(EVERY_S)
+    except KeyboardInterrupt:
+        return 0  # that is how one ends it

@@ -3,7 +3,14 @@
 Nothing is imported here: this file is read on every start.
 """
 
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 FLAG, TEXT, DURATION, PORT = "flag", "text", "duration", "port"
+LONGEST_WAIT_S = 86_400.0
 
 
 class Option:
@@ -53,6 +60,22 @@ class Command:
         self.options = (*options, CONFIG)
 
 
+def convert(option: Option, text: str) -> Any:
+    """The value of an option from what was written. Raises ValueError, with what to write instead."""
+    if option.kind == DURATION:
+        from admitd.core.units import parse_duration
+
+        seconds = parse_duration(text)
+        if seconds > LONGEST_WAIT_S:
+            raise ValueError(f"{text!r} is longer than a day; write at most 24h")
+        return seconds
+    if option.kind == PORT:
+        from admitd.places import parse_port
+
+        return parse_port(text, option.flag)
+    return text
+
+
 CONFIG = Option("--config", TEXT, "The capacity.yaml to go by, instead of the one found by default.", "FILE")
 JSON = Option("--json", FLAG, "Print JSON on stdout, for programs.")
 WAIT = Option("--wait", DURATION, "Where it is refused: wait in the queue for so long (90s, 10m, 1h).", "DURATION")
@@ -62,15 +85,16 @@ NAME = Argument("name", "A service that capacity.yaml declares.")
 NAMES = Argument("name", "Services that capacity.yaml declares.", many=True)
 
 GROUPS = {
-    "config": "Check capacity.yaml; print its JSON Schema.",
-    "daemon": "The daemon: one process that answers everybody.",
+    "config": "Check capacity.yaml, or print its JSON Schema.",
+    "daemon": "Run the daemon that answers everybody.",
 }
 
 COMMANDS = (
     Command(
         "load",
         "admit_cli.load:load",
-        "Ask for admission, run the service's load_cmd, and follow it until the service answers.",
+        "Ask for admission, load the service, and wait until it answers. Its load_cmd runs only once it is admitted, "
+        "in a session of its own; what it prints goes to a log file.",
         (
             "admit load coder                 # 0: loaded; 2: refused, with the reason and the remedy",
             "admit load coder --wait 10m      # wait in the queue until it fits",
@@ -81,14 +105,15 @@ COMMANDS = (
             WAIT,
             Option("--evict", FLAG, "Unload what stands in the way first; shows the plan and asks."),
             YES,
-            Option("--cleanup", FLAG, "Where it is not loaded in time: unload what is there of it."),
+            Option("--cleanup", FLAG, "Where it is not loaded in time: run its unload_cmd, end its load_cmd."),
             JSON,
         ),
     ),
     Command(
         "unload",
         "admit_cli.unload:unload",
-        "Stop services, one after the other, and wait until their memory is back.",
+        "Stop services and wait until their memory is back. One after the other; a process that merely mentions a "
+        "service is never signalled.",
         (
             "admit unload coder               # its unload_cmd, or SIGTERM to its processes",
             "admit unload coder --kill        # SIGKILL to what is still there after unload_timeout_s",
@@ -99,18 +124,19 @@ COMMANDS = (
     Command(
         "run",
         "admit_cli.load:run",
-        "Ask for admission, then become CMD: same pid, so launchd, systemd and cron supervise CMD itself.",
+        "Ask for admission, then become CMD. Same pid, environment and files, so that launchd, systemd and cron "
+        "supervise CMD itself; where it is refused, CMD never starts.",
         (
             "admit run chat -- mlx_lm.server --model ~/models/chat --port 8080",
             "admit run night-job --wait 2h -- python train.py",
         ),
         (NAME, Argument("cmd", "The command to become, after --.", rest=True)),
-        (WAIT,),
+        (WAIT, JSON),
     ),
     Command(
         "status",
         "admit_cli.status:status",
-        "The ledger: the pool, every service, reservations, pressure, warnings.",
+        "Show the ledger: the pool, services, reservations, pressure.",
         (
             "admit status                     # one screen",
             "admit status --watch             # again every 2 s, until Ctrl-C",
@@ -122,7 +148,7 @@ COMMANDS = (
     Command(
         "plan",
         "admit_cli.status:plan",
-        "What would have to be unloaded for a service to fit. Changes nothing.",
+        "Show what would have to be unloaded for it to fit. Changes nothing.",
         ("admit plan coder", "admit plan coder --json"),
         (NAME,),
         (JSON,),
@@ -130,7 +156,7 @@ COMMANDS = (
     Command(
         "explain",
         "admit_cli.explain:explain",
-        "Which processes match a service and why; which were passed over; what its check said.",
+        "Show which processes match a service, and why. Also which were passed over, and what its check said.",
         ("admit explain coder",),
         (NAME,),
         (JSON,),
@@ -138,7 +164,7 @@ COMMANDS = (
     Command(
         "config check",
         "admit_cli.config:check",
-        "Read capacity.yaml and report every problem at once; 78 where there is one.",
+        "Read capacity.yaml and report every problem at once. Ends with 78 where there is one.",
         ("admit config check", "admit config check --config ./capacity.yaml"),
         (),
         (JSON,),
@@ -148,13 +174,23 @@ COMMANDS = (
         "admit_cli.config:schema",
         "Print the JSON Schema of capacity.yaml, for editors.",
         ("admit config schema > capacity.schema.json",),
+        (),
+        (JSON,),
     ),
     Command(
         "daemon run",
         "admit_cli.daemon:run",
-        "Run the daemon in the foreground, on 127.0.0.1 and a unix socket.",
+        "Run the daemon in the foreground. On 127.0.0.1 and a unix socket beside it, until SIGTERM.",
         ("admit daemon run", "admit daemon run --port 2190"),
         (),
         (Option("--port", PORT, "The port; ADMIT_PORT and 2189 otherwise.", "PORT"),),
     ),
 )
+
+
+def find(argv: list[str]) -> Command | None:
+    """The command that argv begins with."""
+    for command in COMMANDS:
+        if tuple(argv[: len(command.path)]) == command.path:
+            return command
+    return None

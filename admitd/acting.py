@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-import time
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from admitd import actuator, loading, places, unloading
 from admitd.core import headroom, wire
-from admitd.core.terms import RAM
+from admitd.core.terms import RAM, Service
 from admitd.core.units import free_to_mb, to_mb
 from admitd.core.verdict import Admitted, Refused
 from admitd.flight import Flight
 from admitd.gate import Ask, Unknown
+from admitd.problem import closest
 
 Said = tuple[int, dict[str, Any]]
+_Result = TypeVar("_Result")
+
+
+class Occupied(Exception):
+    """The service is being loaded or unloaded at this moment, by this same daemon."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__(service)
+        self.service = service
 
 
 class Acting:
@@ -29,27 +40,22 @@ class Acting:
         self._under_way: set[str] = set()
 
     async def load(self, name: str, config: str) -> Said:
-        """Status and body of the answer, once the load has come to its end. Raises Unknown, CannotSee, NotRecorded."""
-        if name in self._under_way:
-            return self._occupied(name)
-        self._under_way.add(name)
-        try:
+        """Status and body of the answer, once the load has come to its end.
+
+        Raises Occupied, Unknown, CannotSee, NotRecorded.
+        """
+        with self._alone(name):
             return await self._load(name, config)
-        finally:
-            self._under_way.discard(name)
 
     async def unload(self, name: str, *, kill: bool) -> Said:
-        """Status and body of the answer, once it is gone. Raises Unknown, CannotSee, NotRecorded."""
+        """Status and body of the answer, once it is gone. Raises Occupied, Unknown, CannotSee, NotRecorded."""
         gate = self._flight.gate
-        if name not in gate.capacity().services:
-            raise Unknown(name, ())
-        if name in self._under_way:
-            return self._occupied(name)
-        self._under_way.add(name)
-        try:
-            outcome = await asyncio.to_thread(unloading.unload, gate, name, lambda _: None, kill=kill)
-        finally:
-            self._under_way.discard(name)
+        with self._alone(name):
+            declared = gate.capacity().services
+            if name not in declared:
+                near = closest(name, declared)
+                raise Unknown(name, (near,) if near else ())
+            outcome = await _in_a_thread(lambda: unloading.unload(gate, name, lambda _: None, kill=kill))
         if isinstance(outcome, unloading.UnloadFailed):
             return 502, wire.problem(502, "It could not be asked to go", f"{outcome.why}.")
         if isinstance(outcome, unloading.UnloadTimedOut):
@@ -58,24 +64,27 @@ class Acting:
         return 200, unloaded(name, outcome)
 
     async def _load(self, name: str, config: str) -> Said:
-        gate = self._flight.gate
-        holder = gate.table.identify(os.getpid())
-        answer, _ = await self._flight.ask(Ask(name, holder, arrived_s=time.monotonic()))
+        # The daemon is the holder until it has started something; what it started takes a lease over from it.
+        holder = await _in_a_thread(lambda: self._flight.gate.table.identify(os.getpid()))
+        answer, scene = await self._flight.ask(Ask(name, holder))
         verdict = answer.verdict
         if isinstance(verdict, Refused):
             return 409, wire.verdict(verdict, config)
-        if not isinstance(verdict, Admitted):
+        if not isinstance(verdict, Admitted) or scene is None:
             return 200, loaded(name, "already_loaded", None)
-        held = verdict.reservation
+        held = verdict.reservation.id if verdict.reservation is not None else None
+        service = scene.capacity.services[name]
         try:
-            service = gate.capacity().services[name]
-            load = loading.Load(gate, service, Path(places.log_path(self._environ, name)), held.id if held else None)
-            outcome = await asyncio.to_thread(load.follow, lambda _: None)
+            outcome = await _in_a_thread(lambda: self._follow(service, held))
+        except asyncio.CancelledError:
+            # The daemon ends. What it started goes on and has the lease; given back, its room would be given twice.
+            held = None
+            raise
         except actuator.CannotStart as problem:
-            return 502, wire.problem(502, "The load command failed", f"{problem}.")
+            return 502, wire.problem(502, "The load command failed", f"{problem}.", log=[])
         finally:
             if held is not None:
-                await self._flight.give_back(held.id)
+                await self._flight.give_back(held)
         if isinstance(outcome, loading.LoadFailed):
             return 502, wire.problem(502, "The load command failed", f"{outcome.why}.", log=list(outcome.tail))
         if isinstance(outcome, loading.LoadTimedOut):
@@ -83,9 +92,46 @@ class Acting:
             return 504, wire.problem(504, "It was not loaded in time", detail, log=list(outcome.tail))
         return 200, loaded(name, "loaded", outcome)
 
-    def _occupied(self, name: str) -> Said:
-        detail = f"{name} is being loaded or unloaded at this moment; ask again when that has ended."
-        return 409, wire.problem(409, "Somebody is at it", detail)
+    def _follow(self, service: Service, held: str | None) -> loading.Outcome:
+        log = Path(places.log_path(self._environ, service.name))
+        return loading.Load(self._flight.gate, service, log, held).follow(lambda _: None)
+
+    @contextlib.contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        if name in self._under_way:
+            raise Occupied(name)
+        self._under_way.add(name)
+        try:
+            yield
+        finally:
+            self._under_way.discard(name)
+
+
+async def _in_a_thread(act: Callable[[], _Result]) -> _Result:
+    """An act takes minutes: each has a thread of its own, so that no load keeps an unload waiting, and the end of the
+    daemon waits for none of them."""
+    loop = asyncio.get_running_loop()
+    told: asyncio.Future[_Result] = loop.create_future()
+
+    def tell(result: _Result | None, problem: BaseException | None) -> None:
+        if told.done():
+            return
+        if problem is not None:
+            told.set_exception(problem)
+        else:
+            told.set_result(result)  # type: ignore[arg-type]
+
+    def run() -> None:
+        result, failure = None, None
+        try:
+            result = act()
+        except Exception as problem:
+            failure = problem
+        with contextlib.suppress(RuntimeError):  # the loop has ended with the daemon
+            loop.call_soon_threadsafe(tell, result, failure)
+
+    threading.Thread(target=run, name="admit-act", daemon=True).start()
+    return await told
 
 
 def loaded(name: str, word: str, outcome: loading.Loaded | None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from admitd.core.terms import Command, Process
-from admitd.processes.matching import HELPER_TAIL, SHELL, Matcher
+from admitd.processes.matching import HELPER_TAIL, SHELL, Matcher, Role
 from admitd.processes.table import ProcessTable
 
 LOG_MAX: Final = 10 * 1024 * 1024
@@ -43,17 +43,26 @@ def start_load(command: Command, log: Path, lease: int | None) -> subprocess.Pop
     Environment and working folder are the caller's. `lease` keeps the reservation standing while what was started
     lives, whatever becomes of the caller.
     """
-    rotate(log)
-    with log.open("ab") as output:
+    try:
+        rotate(log)
+        output = log.open("ab")
+    except OSError as problem:
+        raise CannotStart(f"its log {log} cannot be written: {problem.strerror}") from problem
+    with output:
         return _start(argv(command), output, () if lease is None else (lease,))
 
 
 def become(command: Sequence[str]) -> None:
     """Become `command`: same pid, same environment. Returns only by raising CannotStart."""
+    # Python ignores these two, and what is ignored stays so across exec: `CMD | head` would never end.
+    ignored = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGPIPE, signal.SIGXFSZ)}
     try:
         os.execvp(command[0], list(command))  # noqa: S606
-    except OSError as problem:
-        raise CannotStart(f"{command[0]} cannot be run: {problem.strerror}") from problem
+    except (OSError, ValueError) as problem:
+        for number, before in ignored.items():
+            signal.signal(number, before)
+        why = problem.strerror if isinstance(problem, OSError) else str(problem)
+        raise CannotStart(f"{command[0]} cannot be run: {why}") from problem
 
 
 def _start(line: list[str], output: int | IO[bytes], keep: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
@@ -72,9 +81,28 @@ def _start(line: list[str], output: int | IO[bytes], keep: tuple[int, ...] = ())
 
 
 def end_session(leader: int) -> None:
-    """End what `start_helper` started, children and all."""
+    """End what `start_helper` started, children and all. Its leader must not have been waited for yet: then no other
+    process can have its pid."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
+    for pid in _pids():  # a shell with job control gives each of its jobs a group of its own
+        fd = _pidfd(pid)
+        if fd is None:
+            continue
+        try:
+            if os.getsid(pid) == leader:
+                signal.pidfd_send_signal(fd, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+        finally:
+            os.close(fd)
+
+
+def _pids() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+    except OSError:
+        return []
 
 
 def send(process: Process, service: str, sig: signal.Signals, table: ProcessTable, matcher: Matcher) -> str | None:
@@ -89,7 +117,10 @@ def send(process: Process, service: str, sig: signal.Signals, table: ProcessTabl
     try:
         judgement = table.again(process, matcher)
         if judgement is None:
-            return f"process {pid} is gone"
+            still_there = table.identify(pid) == process.id
+            return f"process {pid} is no longer {service}" if still_there else f"process {pid} is gone"
+        if judgement.role is not Role.FOREIGN:
+            return f"process {pid} is {judgement.role.value} now, and not {service}"
         if not any(c.service == service and not c.mention and not c.other_program for c in judgement.claims):
             return f"process {pid} is no longer {service}"
         if fd is None:

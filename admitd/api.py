@@ -6,20 +6,20 @@ import asyncio
 import contextlib
 import hmac
 import json
-import time
+import math
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 from starlette.exceptions import HTTPException
-from starlette.types import Message
 
-from admitd import __version__, schemas
-from admitd.acting import Acting
+from admitd import __version__
+from admitd.acting import Acting, Occupied
 from admitd.core import wire
 from admitd.core.terms import ProcessId
-from admitd.core.verdict import Refused
+from admitd.core.verdict import Admitted, Refused
 from admitd.flight import Flight
 from admitd.gate import Answer, Ask, Scene, Unknown
 from admitd.processes.table import CannotSee
@@ -27,12 +27,45 @@ from admitd.reservations import NotRecorded
 
 ASK_AGAIN_S: Final = 0.5
 """How often a waiting request looks whether its turn has come."""
+_LONGEST_WAIT_S: Final = 86_400.0
+_PID_MAX: Final = 2**31 - 1
+_SAID_MAX: Final = 200
 
 _bearer = HTTPBearer(auto_error=False, description="The token of the file `token` in the user's state folder.")
 _Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 _Name = Annotated[str, Path(description="A service's name.", max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-_Wanted = Annotated[str, Query(description="The service that should fit.", max_length=63)]
+_Wanted = Annotated[str, Query(description="The service that should fit.", min_length=1, max_length=63)]
 _ReservationId = Annotated[str, Path(description="A reservation's id.", pattern=r"^[0-9a-f]{16}$")]
+
+
+class _In(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class AdmitBody(_In):
+    """A request for admission."""
+
+    service: StrictStr = Field(min_length=1, max_length=63, description="A service that capacity.yaml declares.")
+    holder_pid: StrictInt | None = Field(
+        None,
+        gt=0,
+        le=_PID_MAX,
+        description="The process that will load it; the reservation ends with it. Without one only time ends it.",
+    )
+    dry_run: StrictBool = Field(False, description="Answer, but reserve nothing.")
+    wait_s: StrictFloat | StrictInt = Field(
+        0, ge=0, le=_LONGEST_WAIT_S, description="Where it is refused: wait in the queue for so long."
+    )
+
+
+class LoadBody(_In):
+    """Nothing to say: an empty object."""
+
+
+class UnloadBody(_In):
+    """How to unload."""
+
+    kill: StrictBool = Field(False, description="What is still there after unload_timeout_s gets SIGKILL.")
 
 
 class Problem(Exception):
@@ -52,44 +85,55 @@ def build(flight: Flight, acting: Acting, token: str, config: str) -> FastAPI:
         description="Admission control for the memory of one machine. Amounts are MiB.",
         docs_url=None,
         redoc_url=None,
-        responses=schemas.EVERYWHERE,
+        redirect_slashes=False,
     )
     _answer_problems(app)
     _asking(app, flight, config)
     _acting(app, acting, token, config)
+    _describe(app)
     return app
 
 
-def _asking(app: FastAPI, flight: Flight, config: str) -> None:
-    @app.post("/admit", responses=schemas.ADMIT, response_model=schemas.Verdict)
-    async def admit(body: schemas.AdmitBody, request: Request) -> Response:
-        """Ask whether a service may load; unless it is a dry run, a 200 reserves its budget for `holder_pid`."""
-        holder = _holder(flight, body.holder_pid)
-        ask = Ask(body.service, holder, body.dry_run, 0.0 if body.dry_run else body.wait_s, time.monotonic())
-        answer = await _ask_until(flight, ask, request)
-        return _verdict(answer, config)
+def _describe(app: FastAPI) -> None:
+    """What comes out is described when somebody asks for it: the shapes cost time and memory, and few ever ask."""
 
-    @app.get("/capacity", responses=schemas.SEEING, response_model=schemas.Capacity)
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            from admitd import schemas
+
+            app.openapi_schema = schemas.describe(app)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way (advanced/extending-openapi)
+
+
+def _asking(app: FastAPI, flight: Flight, config: str) -> None:
+    @app.post("/admit")
+    async def admit(body: AdmitBody, request: Request) -> Response:
+        """Ask whether a service may load; unless it is a dry run, a 200 reserves its budget for `holder_pid`."""
+        holder = None if body.holder_pid is None else await _holder(flight, body.holder_pid)
+        ask = Ask(body.service, holder, body.dry_run, 0.0 if body.dry_run else body.wait_s)
+        return _verdict(await _ask_until(flight, ask, request), config)
+
+    @app.get("/capacity")
     async def capacity() -> Response:
         """What is charged against the pool right now, from a look that began after this request arrived."""
         return _json(200, _capacity(await flight.look()))
 
-    @app.get("/plan", responses=schemas.PLAN, response_model=schemas.Plan)
-    async def plan(
-        service: Annotated[str, Query(description="The service that should fit.", max_length=63)],
-    ) -> Response:
+    @app.get("/plan")
+    async def plan(service: _Wanted) -> Response:
         """What would have to be unloaded for `service` to fit. Changes nothing."""
-        answer, _ = await flight.ask(Ask(service, dry_run=True, arrived_s=time.monotonic()))
+        answer, _ = await flight.ask(Ask(service, dry_run=True))
         return _json(200, wire.plan(answer.verdict, config))
 
-    @app.delete("/reservations/{id}", status_code=204, responses=schemas.GIVE_BACK, response_class=Response)
+    @app.delete("/reservations/{id}", status_code=204)
     async def give_back(id: _ReservationId) -> Response:
         """Give a reservation back."""
         if not await flight.give_back(id):
             raise Problem(wire.problem(404, "No such reservation", f"No reservation {id} stands; it may have ended."))
         return Response(status_code=204)
 
-    @app.get("/healthz", responses=schemas.SEEING, response_model=schemas.Health)
+    @app.get("/healthz")
     async def healthz() -> Response:
         """200 while the process table can be seen, 503 with the reason when it cannot."""
         scene = await flight.look()
@@ -97,30 +141,20 @@ def _asking(app: FastAPI, flight: Flight, config: str) -> None:
 
 
 def _acting(app: FastAPI, acting: Acting, token: str, config: str) -> None:
-    def may_act(credentials: _Credentials) -> None:
+    async def may_act(credentials: _Credentials) -> None:
         given = credentials.credentials if credentials is not None else ""
         if not hmac.compare_digest(given.encode(), token.encode()):
             detail = "What acts on processes needs the bearer token of the daemon's user (docs/security.md)."
             raise Problem(wire.problem(401, "Who are you?", detail), {"WWW-Authenticate": "Bearer"})
 
-    @app.post(
-        "/services/{name}/load",
-        dependencies=[Depends(may_act)],
-        responses=schemas.LOAD,
-        response_model=schemas.Loaded,
-    )
-    async def load(name: _Name, body: schemas.LoadBody) -> Response:
+    @app.post("/services/{name}/load", dependencies=[Depends(may_act)])
+    async def load(name: _Name, body: LoadBody) -> Response:
         """Load a service, through the same admission; answers when it is loaded or has failed."""
         code, said = await acting.load(name, config)
         return _json(code, said)
 
-    @app.post(
-        "/services/{name}/unload",
-        dependencies=[Depends(may_act)],
-        responses=schemas.UNLOAD,
-        response_model=schemas.Unloaded,
-    )
-    async def unload(name: _Name, body: schemas.UnloadBody) -> Response:
+    @app.post("/services/{name}/unload", dependencies=[Depends(may_act)])
+    async def unload(name: _Name, body: UnloadBody) -> Response:
         """Unload a service; answers when its memory is back."""
         code, said = await acting.unload(name, kill=body.kill)
         return _json(code, said)
@@ -131,37 +165,45 @@ async def _ask_until(flight: Flight, ask: Ask, request: Request) -> Answer:
     answer, _ = await flight.ask(ask)
     if answer.waiter is None:
         return answer
+    loop = asyncio.get_running_loop()
     gone = asyncio.ensure_future(_disconnected(request))
-    deadline = ask.arrived_s + ask.wait_s
+    deadline = loop.time() + ask.wait_s
+    place: str | None = answer.waiter
     try:
-        while answer.waiter is not None and not gone.done():
-            left = deadline - time.monotonic()
-            if left <= 0:
-                break
+        while place is not None and (left := deadline - loop.time()) > 0:
             await asyncio.wait((gone,), timeout=min(ASK_AGAIN_S, left))
-            if not gone.done():
-                again = Ask(ask.service, ask.holder, False, ask.wait_s, ask.arrived_s, answer.waiter)
-                answer, _ = await flight.ask(again)
+            if gone.done():
+                break
+            answer, _ = await flight.ask(Ask(ask.service, ask.holder, False, ask.wait_s, ask.arrived_s, place))
+            place = answer.waiter
+        if gone.done():
+            await _take_back(flight, answer)
     finally:
         gone.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await gone
-        if answer.waiter is not None:
-            await flight.give_back(answer.waiter)
+        if place is not None:
+            await flight.give_back(place)
     return answer
+
+
+async def _take_back(flight: Flight, answer: Answer) -> None:
+    """The client went while its turn came: what was promised to nobody but him is free again."""
+    held = answer.verdict.reservation if isinstance(answer.verdict, Admitted) else None
+    if held is not None and held.holder is None:
+        await flight.give_back(held.id)
 
 
 async def _disconnected(request: Request) -> None:
     while True:
-        message: Message = await request.receive()
+        message = await request.receive()
         if message["type"] == "http.disconnect":
             return
 
 
-def _holder(flight: Flight, pid: int | None) -> ProcessId | None:
-    if pid is None:
-        return None
-    holder = flight.gate.table.identify(pid)
+async def _holder(flight: Flight, pid: int) -> ProcessId:
+    # In a thread: where there is no /proc this is a run of ps.
+    holder = await asyncio.to_thread(flight.gate.table.identify, pid)
     if holder is None:
         detail = f"holder_pid {pid} is no live process; name the one that will do the loading, or leave it out."
         raise Problem(wire.problem(422, "No such holder", detail))
@@ -172,7 +214,7 @@ def _verdict(answer: Answer, config: str) -> Response:
     verdict = answer.verdict
     headers = {}
     if isinstance(verdict, Refused) and verdict.retry_after_s is not None:
-        headers["Retry-After"] = str(max(1, round(verdict.retry_after_s)))
+        headers["Retry-After"] = str(max(1, math.ceil(verdict.retry_after_s)))
     return _json(wire.status(verdict), wire.verdict(verdict, config), headers)
 
 
@@ -192,6 +234,10 @@ def _json(code: int, body: dict[str, Any], headers: dict[str, str] | None = None
     return Response(json.dumps(body), code, headers, media_type=kind)
 
 
+def _problem(code: int, title: str, detail: str, headers: dict[str, str] | None = None) -> Response:
+    return _json(code, wire.problem(code, title, detail), headers)
+
+
 def _answer_problems(app: FastAPI) -> None:
     """Every error leaves as problem+json, whoever raised it."""
 
@@ -202,29 +248,36 @@ def _answer_problems(app: FastAPI) -> None:
     @app.exception_handler(Unknown)
     async def unknown(request: Request, error: Unknown) -> Response:
         near = f" Did you mean {' or '.join(error.near)}?" if error.near else ""
-        return _json(
-            404, wire.problem(404, "Not declared", f"capacity.yaml declares no service {error.service!r}.{near}")
-        )
+        return _problem(404, "Not declared", f"capacity.yaml declares no service {error.service!r}.{near}")
+
+    @app.exception_handler(Occupied)
+    async def occupied(request: Request, error: Occupied) -> Response:
+        detail = f"{error.service} is being loaded or unloaded at this moment; ask again when that has ended."
+        return _problem(409, "Somebody is at it", detail, {"Retry-After": "1"})
 
     @app.exception_handler(CannotSee)
+    async def unseen(request: Request, error: CannotSee) -> Response:
+        return _problem(503, "The machine cannot be seen", f"{error}.", {"Retry-After": "5"})
+
     @app.exception_handler(NotRecorded)
-    async def unseen(request: Request, error: Exception) -> Response:
-        return _json(503, wire.problem(503, "The machine cannot be seen", f"{error}."), {"Retry-After": "5"})
+    async def unrecorded(request: Request, error: NotRecorded) -> Response:
+        return _problem(503, "The reservations cannot be used", f"{error}.")
 
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> Response:
-        wrong = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()[:10]]
-        return _json(422, wire.problem(422, "Malformed", "; ".join(wrong) + "."))
+        found = error.errors()[:10]
+        wrong = [f"{'.'.join(str(part) for part in e['loc'])[:_SAID_MAX]}: {e['msg'][:_SAID_MAX]}" for e in found]
+        code = 400 if any(e["type"] == "json_invalid" for e in found) else 422
+        return _problem(code, "Malformed", "; ".join(wrong) + ".")
 
     @app.exception_handler(HTTPException)
     async def others(request: Request, error: HTTPException) -> Response:
-        title = str(error.detail)
         if error.status_code == 400:
-            return _json(400, wire.problem(400, "Malformed", "The body is not JSON in UTF-8."))
-        detail = f"{request.method} {request.url.path[:200]} is not offered here."
-        return _json(error.status_code, wire.problem(error.status_code, title, detail), dict(error.headers or {}))
+            return _problem(400, "Malformed", "The body is not JSON in UTF-8.")
+        detail = f"{request.method} {request.url.path[:_SAID_MAX]} is not offered here."
+        return _problem(error.status_code, str(error.detail), detail, dict(error.headers or {}))
 
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> Response:
         detail = "A fault in admit itself; the daemon's log has the particulars. Nothing was admitted."
-        return _json(500, wire.problem(500, "Internal error", detail))
+        return _problem(500, "Internal error", detail)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import selectors
 import subprocess
 import time
@@ -15,8 +16,12 @@ from admitd import actuator
 from admitd.core.terms import Check, Command
 
 BOUND_S: Final = 2.0
+REAP_S: Final = 0.5
+"""How long an ended check is waited for; one that hangs in the kernel is left to end by itself."""
 OUTPUT_KEPT: Final = 2000
 _TICK_S: Final = 0.005
+_NOT_FOUND: Final = re.compile(r"^/bin/sh: (?:.*: )?(?:command not found|not found|Permission denied)$", re.MULTILINE)
+"""What dash, and bash as sh, say of a command that they cannot run; in a pipeline no exit code tells it."""
 
 
 @dataclass(slots=True)
@@ -24,43 +29,50 @@ class _Running:
     service: str
     process: subprocess.Popen[bytes]
     late_at: float
+    ended_at: float | None = None
     said: bytearray = field(default_factory=bytearray)
 
 
 def run_all(commands: Mapping[str, Command], bound_s: float = BOUND_S) -> dict[str, Check]:
     """Exit 0 within the bound means loaded. What could not be started is None: neither yes nor no."""
     results: dict[str, Check] = {}
-    running: dict[int, _Running] = {}
+    running: list[_Running] = []
     with selectors.DefaultSelector() as selector:
-        for service, command in commands.items():
-            started = _start(service, command, bound_s)
-            if isinstance(started, Check):
-                results[service] = started
-                continue
-            pipe = started.process.stdout
-            assert pipe is not None
-            os.set_blocking(pipe.fileno(), False)
-            selector.register(pipe, selectors.EVENT_READ, started)
-            running[started.process.pid] = started
-        while running:
-            for key, _ in selector.select(_TICK_S):
-                if not _drain(key.data):
-                    selector.unregister(key.fileobj)
-            for pid, each in list(running.items()):
-                check = _ended(each)
-                if check is not None:
-                    results[each.service] = check
-                    _close(each, selector)
-                    del running[pid]
-    return results
+        try:
+            for service, command in commands.items():
+                started = _start(service, command, bound_s, selector)
+                if isinstance(started, Check):
+                    results[service] = started
+                else:
+                    running.append(started)
+            while running:
+                for key, _ in selector.select(_TICK_S):
+                    if not _drain(key.data):
+                        selector.unregister(key.fileobj)
+                for each in list(running):
+                    check = _ended(each, bound_s)
+                    if check is not None:
+                        results[each.service] = check
+                        running.remove(each)
+                        _close(each, selector)
+        finally:
+            for each in running:  # interrupted: nothing is left behind
+                actuator.end_session(each.process.pid)
+                _close(each, selector)
+                each.process.wait()
+    return {service: results[service] for service in commands}
 
 
-def _start(service: str, command: Command, bound_s: float) -> _Running | Check:
+def _start(service: str, command: Command, bound_s: float, selector: selectors.BaseSelector) -> _Running | Check:
     try:
         process = actuator.start_helper(command, subprocess.PIPE)
     except actuator.CannotStart as problem:
         return Check(service, None, str(problem))
-    return _Running(service, process, time.monotonic() + bound_s)
+    started = _Running(service, process, time.monotonic() + bound_s)
+    if process.stdout is not None:
+        os.set_blocking(process.stdout.fileno(), False)
+        selector.register(process.stdout, selectors.EVENT_READ, started)
+    return started
 
 
 def _drain(each: _Running) -> bool:
@@ -85,19 +97,21 @@ def _close(each: _Running, selector: selectors.BaseSelector) -> None:
         each.process.stdout.close()
 
 
-def _ended(each: _Running) -> Check | None:
+def _ended(each: _Running, bound_s: float) -> Check | None:
+    """What it says, once it has ended. A late one is killed, and waited for while the others go on."""
+    now = time.monotonic()
     code = each.process.poll()
-    late = code is None and time.monotonic() > each.late_at
-    if code is None and not late:
-        return None
-    if late:
+    if code is None and each.ended_at is None and now > each.late_at:
         actuator.end_session(each.process.pid)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            each.process.wait(timeout=1.0)
+        each.ended_at = now
+    if code is None and (each.ended_at is None or now < each.ended_at + REAP_S):
+        return None
     _drain(each)
     said = each.said.decode("utf-8", "replace").strip()
-    if late:
-        return Check(each.service, False, f"no answer in {BOUND_S:g} s, ended" + (f": {said}" if said else ""))
-    if code in (126, 127):  # what a shell ends with when it can't run the command (POSIX, 2.8.2)
-        return Check(each.service, None, f"exit {code}" + (f": {said}" if said else ""))
-    return Check(each.service, code == 0, actuator.exit_text(code or 0) + (f": {said}" if said else ""))
+    if each.ended_at is not None:
+        return Check(each.service, False, f"no answer in {bound_s:g} s, ended" + (f": {said}" if said else ""))
+    detail = actuator.exit_text(code or 0) + (f": {said}" if said else "")
+    # 126 and 127: what a shell ends with when it can't run the command (POSIX, 2.8.2)
+    if code in (126, 127) or (code != 0 and _NOT_FOUND.search(said)):
+        return Check(each.service, None, detail)
+    return Check(each.service, code == 0, detail)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from admitd import __version__, places, serving
 from admitd.app import descriptors_to_keep, furnish
@@ -16,10 +19,12 @@ from admitd.gate import Gate
 
 def run(environ: Mapping[str, str], config: str | None, port: int) -> None:
     """Serve until SIGTERM or SIGINT. Raises serving.PortTaken, places.UnsafePlace and all that furnish raises."""
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(sig, _leave)  # until the server has begun, and listens to them itself
     house = furnish(environ, config, keep=descriptors_to_keep())
     places.make_private(places.user_folder(environ))
-    application = house.application(port)
     unix = places.socket_path(environ, port)
+    # Before what takes time to import: who starts a second one is told at once, and who asks meanwhile only waits.
     sockets = serving.listen(port, None if unix is None else Path(unix))
     note = places.note_path(environ, port)
 
@@ -28,15 +33,30 @@ def run(environ: Mapping[str, str], config: str | None, port: int) -> None:
         print(f"admitd {__version__} listens on {where}", file=sys.stderr)
         print(_in_force(house.gate), file=sys.stderr, flush=True)
 
-    try:
+    with _taken_down(*(path for path in (note, unix) if path is not None)) as take_down:
         with open(note, "w", encoding="utf-8") as out:
-            out.write(f"{os.getpid()}\n{house.watched.path}\n")
-        serving.serve(application, sockets, ready)
+            out.write(f"{os.getpid()}\n{os.path.abspath(house.watched.path)}\n")
+        serving.serve(serving.server(house.application(port), ready, take_down), sockets)
+
+
+def _leave(sig: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(0)
+
+
+@contextlib.contextmanager
+def _taken_down(*paths: str) -> Iterator[Callable[[], None]]:
+    """Files that are removed when the end begins, or however else it ends; once, as another's may be there later."""
+    left = list(paths)
+
+    def take_down() -> None:
+        while left:
+            with contextlib.suppress(OSError):
+                os.unlink(left.pop())
+
+    try:
+        yield take_down
     finally:
-        for path in (note, unix):
-            if path is not None:
-                with contextlib.suppress(OSError):
-                    os.unlink(path)
+        take_down()
 
 
 def _in_force(gate: Gate) -> str:

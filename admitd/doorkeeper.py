@@ -9,24 +9,36 @@ without end, and clients that dribble.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Final
 
 from admitd.core import wire
 
 BODY_MAX: Final = 64 * 1024
 BODY_WAIT_S: Final = 10.0
+DROPPED_MAX: Final = 1024 * 1024
+DROP_WAIT_S: Final = 1.0
+"""So much of a body that is too large is read and dropped: a client in the midst of sending does not read answers."""
 PATH_MAX: Final = 2048
 _LOCAL_NAMES: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
-_MUTATIONS: Final = frozenset({"POST", "PUT", "PATCH"})
-_METHODS: Final = frozenset({"GET", "HEAD", "POST", "DELETE", "PUT", "PATCH"})
+_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+_Refusal = tuple[int, str, str]
+
+
+class _TooLarge(Exception):
+    """A body that is larger than it may be."""
+
+
+class _Gone(Exception):
+    """The client went before its request was whole."""
 
 
 class Doorkeeper:
@@ -45,21 +57,37 @@ class Doorkeeper:
         if refused is not None:
             await refuse(send, *refused)
             return
-        body = b""
-        if scope["method"] in _MUTATIONS or scope["method"] == "DELETE":
-            try:
-                async with asyncio.timeout(BODY_WAIT_S):
-                    body_or_none = await _whole_body(receive)
-            except TimeoutError:
-                await refuse(send, 408, "Too slow", f"The body did not arrive within {BODY_WAIT_S:g} s.")
-                return
-            if body_or_none is None:
-                await refuse(send, 413, "Too large", f"A body here has at most {BODY_MAX} bytes.")
-                return
-            body = body_or_none
-        await self._app(scope, _replay(body, receive), send)
+        try:
+            body = await _whole_body(scope, receive)
+        except _Gone:
+            return
+        except _TooLarge:
+            await refuse(send, 413, "Too large", f"A body here has at most {BODY_MAX} bytes.")
+            return
+        except TimeoutError:
+            await refuse(send, 408, "Too slow", f"The body did not arrive within {BODY_WAIT_S:g} s.")
+            return
+        if scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}  # the server leaves the body away
+        await self._admit(scope, _replay(body, receive), send)
 
-    def _refuse(self, scope: Scope) -> tuple[int, str, str] | None:
+    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answered = False
+
+        async def note(message: Message) -> None:
+            nonlocal answered
+            answered = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, note)
+        except asyncio.CancelledError:
+            # Only the server cancels, when its grace is over. Whoever asked is told, and that is the end of it.
+            if not answered:
+                detail = "The daemon is being stopped; what it had started goes on by itself."
+                await refuse(send, 503, "Stopping", detail)
+
+    def _refuse(self, scope: Scope) -> _Refusal | None:
         """Why this request is not let in: status, title, detail."""
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         hosts = [value for name, value in headers if name == b"host"]
@@ -73,12 +101,11 @@ class Doorkeeper:
         sites = [value for name, value in headers if name == b"sec-fetch-site"]
         if any(site not in (b"same-origin", b"none") for site in sites):
             return 403, "Forbidden", "Pages of other sites may not talk to this machine."
-        if scope["method"] not in _METHODS:
-            return 405, "Method not allowed", f"{scope['method'][:20]} is not offered here."
         if len(scope.get("raw_path") or b"") + len(scope.get("query_string") or b"") > PATH_MAX:
             return 414, "Too long", f"A path here has at most {PATH_MAX} bytes."
-        if scope["method"] in _MUTATIONS:
-            return _refuse_body(headers)
+        kinds = [value for name, value in headers if name == b"content-type"]
+        if scope["method"] == "POST" and not _is_json(kinds):
+            return 415, "Unsupported media type", "Send the body as application/json."
         return None
 
     def _is_us(self, host: str) -> bool:
@@ -91,36 +118,61 @@ class Doorkeeper:
         return scheme == "http" and name in _LOCAL_NAMES and (port or "80") == str(self._port)
 
 
-def _refuse_body(headers: list[tuple[bytes, bytes]]) -> tuple[int, str, str] | None:
-    kinds = [value for name, value in headers if name == b"content-type"]
-    if len(kinds) != 1 or kinds[0].split(b";")[0].strip().lower() != b"application/json":
-        return 415, "Unsupported media type", "Send the body as application/json."
-    lengths = [value for name, value in headers if name == b"content-length"]
-    if any(value.isdigit() and int(value[:20]) > BODY_MAX for value in lengths):
-        return 413, "Too large", f"A body here has at most {BODY_MAX} bytes."
-    return None
+def _is_json(kinds: Sequence[bytes]) -> bool:
+    return len(kinds) == 1 and kinds[0].split(b";")[0].strip().lower() == b"application/json"
 
 
 def _split_port(host: str) -> tuple[str, str | None]:
     if host.startswith("["):
         name, bracket, rest = host.partition("]")
-        return name + bracket, rest.removeprefix(":") if rest else None
+        return (name + bracket, rest[1:] if rest else None) if rest[:1] in ("", ":") else (host, None)
     name, colon, port = host.partition(":")
     return name, port if colon else None
 
 
-async def _whole_body(receive: Receive) -> bytes | None:
-    """The body; None where it is larger than it may be."""
+async def _whole_body(scope: Scope, receive: Receive) -> bytes:
+    """The body of what may have one. Raises _TooLarge, _Gone or TimeoutError."""
+    if scope["method"] not in _WITH_BODY:
+        return b""
+    told = max((_length(value) for name, value in scope["headers"] if name == b"content-length"), default=0)
+    if told > BODY_MAX:
+        if not any(name == b"expect" for name, _ in scope["headers"]):  # else it asked first, and has sent nothing yet
+            await _drop(receive, 0)
+        raise _TooLarge
+    async with asyncio.timeout(BODY_WAIT_S):
+        return await _read(receive)
+
+
+def _length(value: bytes) -> int:
+    # 10 digits are more than is ever read; int() of thousands would be slow, or raise.
+    return int(value[:10]) if value.isdigit() else 0
+
+
+async def _read(receive: Receive) -> bytes:
     body = bytearray()
     while True:
         message = await receive()
         if message["type"] != "http.request":
-            return bytes(body)
+            raise _Gone
         body += message.get("body", b"")
         if len(body) > BODY_MAX:
-            return None
+            await _drop(receive, len(body))
+            raise _TooLarge
         if not message.get("more_body"):
             return bytes(body)
+
+
+async def _drop(receive: Receive, so_far: int) -> None:
+    """Read and drop what is still coming, within bounds. Raises _Gone."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DROP_WAIT_S):
+            while so_far <= DROPPED_MAX:
+                message = await receive()
+                if message["type"] != "http.request":
+                    raise _Gone
+                so_far += len(message.get("body", b""))
+                if not message.get("more_body"):
+                    return
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
@@ -137,15 +189,14 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-async def refuse(send: Send, status: int, title: str, detail: str) -> None:
+async def refuse(send: Send, status: int, title: str, detail: str, more: Sequence[tuple[bytes, bytes]] = ()) -> None:
     """Answer with a problem, and close: whoever was not let in need not stay."""
     body = json.dumps(wire.problem(status, title, detail)).encode()
     headers = [
         (b"content-type", wire.PROBLEM_JSON.encode()),
         (b"content-length", str(len(body)).encode()),
         (b"connection", b"close"),
+        *more,
     ]
-    if status == 405:
-        headers.append((b"allow", ", ".join(sorted(_METHODS)).encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

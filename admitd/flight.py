@@ -7,16 +7,21 @@ more than one. The looking is done in one thread of its own: the event loop neve
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from admitd.core.verdict import Admitted
 from admitd.gate import Answer, Ask, Gate, Scene, Unknown
+
+_Told = tuple[Answer | Unknown | None, Scene | None]
+_Landed = _Told | Exception
 
 
 @dataclass(slots=True)
 class _Passenger:
     ask: Ask | None  # None: only the scene is wanted
-    told: asyncio.Future[tuple[Answer | Unknown | None, Scene | None]]
+    told: asyncio.Future[_Told]
 
 
 class Flight:
@@ -50,9 +55,8 @@ class Flight:
         """Let the thread end."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def _board(self, ask: Ask | None) -> tuple[Answer | Unknown | None, Scene | None]:
-        told: asyncio.Future[tuple[Answer | Unknown | None, Scene | None]]
-        told = asyncio.get_running_loop().create_future()
+    async def _board(self, ask: Ask | None) -> _Told:
+        told: asyncio.Future[_Told] = asyncio.get_running_loop().create_future()
         self._boarding.append(_Passenger(ask, told))
         if self._flying is None or self._flying.done():
             self._flying = asyncio.create_task(self._fly())
@@ -61,7 +65,10 @@ class Flight:
     async def _fly(self) -> None:
         loop = asyncio.get_running_loop()
         while self._boarding:
-            aboard, self._boarding = self._boarding, []
+            # Who has gone meanwhile is not decided for.
+            aboard, self._boarding = [each for each in self._boarding if not each.told.done()], []
+            if not aboard:
+                continue
             try:
                 landed = await loop.run_in_executor(self._thread, self._look_once, aboard)
             except Exception as problem:  # told to each who waits; nobody is left hanging
@@ -76,8 +83,12 @@ class Flight:
                     passenger.told.set_exception(result)
                 else:
                     passenger.told.set_result(result)
+            gone = [result for passenger, result in zip(aboard, landed, strict=True) if passenger.told.cancelled()]
+            for record_id in {record_id for result in gone for record_id in _his(result)}:
+                with contextlib.suppress(RuntimeError):  # the thread has ended with the daemon
+                    await self.give_back(record_id)
 
-    def _look_once(self, aboard: list[_Passenger]) -> list[tuple[Answer | Unknown | None, Scene | None] | Exception]:
+    def _look_once(self, aboard: list[_Passenger]) -> list[_Landed]:
         """One look for all. Where anyone asks for admission, the others see what was seen for that."""
         asks = [passenger.ask for passenger in aboard if passenger.ask is not None]
         if not asks:
@@ -95,3 +106,16 @@ class Flight:
         return [
             (next(told), scene) if passenger.ask is not None else (failure or (None, scene)) for passenger in aboard
         ]
+
+
+def _his(result: _Landed) -> list[str]:
+    """What was written for one who is not there to be told, and could not be known to anyone else.
+
+    A holder's reservation stays: he may be asking by another door already, and be told of the same one.
+    """
+    answer = None if isinstance(result, Exception) else result[0]
+    if not isinstance(answer, Answer):
+        return []
+    held = answer.verdict.reservation if isinstance(answer.verdict, Admitted) else None
+    mine = [held.id] if held is not None and held.holder is None else []
+    return mine if answer.waiter is None else [*mine, answer.waiter]

@@ -1,16 +1,16 @@
 """gate: look, derive, decide, reserve. The one path to a verdict; whoever asks, by whatever door, comes through here.
 
 Order matters. Reservations are read before the processes are looked at, so that a load that becomes visible in between
-is seen one way or the other. Checks are commands and run before the lock is taken; if a reservation for a service with
-a check came or went meanwhile, their answers may have been overtaken, and they run again.
+is seen one way or the other. Checks are commands and run before the lock is taken; if anything was admitted meanwhile,
+or a reservation for a service with a check went, their answers may have been overtaken, and they run again.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from admitd import checks
@@ -26,6 +26,7 @@ from admitd.core.terms import (
     Reading,
     Request,
     Reservation,
+    Service,
     View,
     Waiter,
 )
@@ -40,13 +41,14 @@ TRIES: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request for admission as it came in. `wait_s`: a refusal puts it in the queue for that long."""
+    """One request for admission as it came in. `wait_s`: a refusal puts it in the queue for that long; `waiter`: the
+    id of the place that it has there already."""
 
     service: str
     holder: ProcessId | None = None
     dry_run: bool = False
     wait_s: float = 0.0
-    arrived_s: float = 0.0
+    arrived_s: float = field(default_factory=time.monotonic)
     waiter: str | None = None
 
 
@@ -154,7 +156,8 @@ class Gate:
                     continue
                 scene = self._scene(capacity, warnings, checked, standing)
                 answers = self._settle(asks, scene, standing, lock)
-                self.records.prune(replace(standing, reservations=scene.ledger.reservations), _promised(answers))
+                keep = replace(standing, reservations=scene.ledger.reservations)
+                self.records.prune(lock, keep, _promised(answers))
                 return answers, scene
         raise Busy(f"loads came and went through {TRIES} looks; ask again")
 
@@ -162,27 +165,72 @@ class Gate:
         services = scene.capacity.services
         out: list[Answer | Unknown] = [Unknown(a.service, _near(a.service, services)) for a in asks]
         known = [index for index, ask in enumerate(asks) if ask.service in services]
-        waiters = {index: _waiter_of(asks[index], standing.waiters) for index in known}
-        requests = [_request(asks[index], scene.capacity, waiters[index]) for index in known]
-        verdicts = admission.settle(scene.ledger, scene.reading, requests)
-        for index, verdict in zip(known, verdicts, strict=True):
-            out[index] = self._write_down(asks[index], verdict, waiters[index], scene, lock)
+        places = self._places([asks[index] for index in known], scene, standing.waiters)
+        queue = {waiter.id: waiter for waiter in (*standing.waiters, *(p for p in places if p is not None))}
+        requests = [_request(asks[i], scene.capacity, place) for i, place in zip(known, places, strict=True)]
+        ledger = replace(scene.ledger, waiters=tuple(queue.values()))
+        verdicts = admission.settle(ledger, scene.reading, requests)
+        verdicts = self._reserve([asks[index] for index in known], verdicts, scene, lock)
+        for verdict, place in zip(verdicts, places, strict=True):
+            if place is not None and not isinstance(verdict, Refused):
+                queue.pop(place.id, None)
+        for index, verdict, place in zip(known, verdicts, places, strict=True):
+            out[index] = self._queue(asks[index], verdict, place, queue, standing)
         return out
 
-    def _write_down(self, ask: Ask, verdict: Verdict, waiter: Waiter | None, scene: Scene, lock: int) -> Answer:
-        service = scene.capacity.services[ask.service]
+    def _places(self, asks: Sequence[Ask], scene: Scene, waiters: Sequence[Waiter]) -> list[Waiter | None]:
+        """The place of each in the queue: the one it has, or the one that it gets if it is refused. None: none.
+
+        Known before anything is decided, so that nobody in the same look takes what one ahead of him will wait for.
+        """
+        places: list[Waiter | None] = []
+        for ask in asks:
+            place = _waiter_of(ask, [*waiters, *(place for place in places if place is not None)])
+            if place is None and ask.wait_s > 0 and not ask.dry_run:
+                alone = admission.decide(scene.ledger, scene.reading, _request(ask, scene.capacity, None))
+                if not isinstance(alone, Refused) or alone.reason is not Reason.TOO_LARGE:
+                    service = scene.capacity.services[ask.service]
+                    place = self.records.place(service, ask.holder, ask.wait_s, ask.arrived_s)
+            places.append(place)
+        return places
+
+    def _reserve(self, asks: Sequence[Ask], verdicts: Sequence[Verdict], scene: Scene, lock: int) -> list[Verdict]:
+        """The verdicts, each admission among them written down; one that cannot be is a refusal."""
+        made: dict[str, Reservation | Refused] = {}
+        for ask, verdict in zip(asks, verdicts, strict=True):
+            if isinstance(verdict, Admitted) and not ask.dry_run:
+                service = scene.capacity.services[ask.service]
+                try:
+                    if verdict.reservation is None:
+                        made[ask.service] = self.records.reserve(lock, service, ask.holder)
+                    elif verdict.reservation.id:
+                        self.records.renew(lock)
+                except NotRecorded as problem:
+                    made[ask.service] = _not_recorded(service, scene, problem)
+        return [
+            _as_written(verdict, made.get(ask.service), ask.dry_run)
+            for ask, verdict in zip(asks, verdicts, strict=True)
+        ]
+
+    def _queue(
+        self, ask: Ask, verdict: Verdict, place: Waiter | None, queue: Mapping[str, Waiter], standing: Standing
+    ) -> Answer:
+        """The answer; who is refused and may wait is in the queue by then, and who need not wait is out of it."""
+        if place is None or ask.dry_run:
+            return Answer(verdict)
+        is_new = place not in standing.waiters
+        if not isinstance(verdict, Refused) or verdict.reason is Reason.TOO_LARGE:
+            if not is_new:
+                self.records.give_back(place.id)
+            return Answer(verdict)
+        if ask.wait_s <= 0:
+            return Answer(verdict)
         try:
-            if isinstance(verdict, Admitted) and verdict.reservation is None and not ask.dry_run:
-                verdict = replace(verdict, reservation=self.records.reserve(lock, service, ask.holder))
-            if isinstance(verdict, Refused) and ask.wait_s > 0 and verdict.reason is not Reason.TOO_LARGE:
-                waiter = waiter or self.records.wait(service, ask.holder, ask.wait_s)
-                return Answer(replace(verdict, queue_position=_position(waiter, scene.ledger.waiters)), waiter.id)
-        except NotRecorded as problem:
-            free = scene.ledger.free_for(service)
-            return Answer(Refused(service.name, Reason.NOT_RECORDED, f"{problem}.", service.budget, free))
-        if waiter is not None and not isinstance(verdict, Refused):
-            self.records.give_back(waiter.id)
-        return Answer(verdict)
+            if is_new:
+                self.records.wait(place)
+        except NotRecorded:
+            return Answer(verdict)  # refused all the same, and nobody waits for it
+        return Answer(replace(verdict, queue_position=_position(place, queue.values())), place.id)
 
     def _all_refused(self, asks: Sequence[Ask], reason: Reason, message: str) -> list[Answer | Unknown]:
         services = self.capacity().services
@@ -237,12 +285,12 @@ class Gate:
 
 
 def _overtaken(before: Standing, now: Standing, capacity: Capacity) -> bool:
-    """Whether a reservation for a service with a check came or went between the two moments."""
+    """Whether anything was admitted, or a reservation for a service with a check went, between the two moments."""
 
     def checked(standing: Standing) -> set[str]:
         return {r.id for r in standing.reservations if r.service in capacity.check_commands}
 
-    return before.generation != now.generation or checked(before) != checked(now)
+    return before.mark != now.mark or checked(before) != checked(now)
 
 
 def _request(ask: Ask, capacity: Capacity, waiter: Waiter | None) -> Request:
@@ -261,7 +309,22 @@ def _waiter_of(ask: Ask, waiters: Sequence[Waiter]) -> Waiter | None:
     return None
 
 
-def _position(waiter: Waiter, others: Sequence[Waiter]) -> int:
+def _as_written(verdict: Verdict, written: Reservation | Refused | None, dry_run: bool) -> Verdict:
+    """An admission as it is told: with the reservation that stands for it now, or refused where none could be made."""
+    if not isinstance(verdict, Admitted) or written is None:
+        return verdict
+    if isinstance(written, Refused):
+        return written
+    # Also where the same holder asked twice in one look: both are told of the one reservation.
+    return verdict if dry_run and verdict.reservation is None else replace(verdict, reservation=written)
+
+
+def _not_recorded(service: Service, scene: Scene, problem: NotRecorded) -> Refused:
+    free = scene.ledger.free_for(service)
+    return Refused(service.name, Reason.NOT_RECORDED, f"{problem}.", service.budget, free)
+
+
+def _position(waiter: Waiter, others: Iterable[Waiter]) -> int:
     return 1 + sum(other.order < waiter.order for other in others if other.id != waiter.id)
 
 

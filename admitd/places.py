@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 PORT = 2189
 _SUN_PATH_MAX = 103  # macOS: 104 with the NUL (sys/un.h); Linux has 108
+_TOKEN_MIN = 16
 
 
 class UnsafePlace(Exception):
@@ -66,10 +67,15 @@ def log_path(environ: Mapping[str, str], service: str) -> str:
 
 
 def make_private(folder: str) -> str:
-    """Make a folder that only its owner may enter. Raises UnsafePlace where it is another's, or open to others."""
+    """Make a folder that only its owner may enter. Raises UnsafePlace where it is another's, or others may write to it.
+
+    One of ours that others may merely look into is closed to them.
+    """
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         found = os.stat(folder)
+        if found.st_uid == os.getuid() and found.st_mode & 0o077 and not found.st_mode & 0o022:
+            os.chmod(folder, 0o700)
     except OSError as problem:
         raise UnsafePlace(f"{folder} cannot be made: {problem.strerror}") from problem
     if found.st_uid != os.getuid():
@@ -83,41 +89,49 @@ def token(environ: Mapping[str, str]) -> str:
     """The bearer token for what acts on processes; made on first use, readable by its owner alone."""
     path = os.path.join(make_private(user_folder(environ)), "token")
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return _read_token(path)
     except FileNotFoundError:
-        return _make_token(path)
+        _make_token(path)
     except OSError as problem:
         raise UnsafePlace(f"{path} cannot be read: {problem.strerror}") from problem
     try:
+        return _read_token(path)
+    except OSError as problem:
+        raise UnsafePlace(f"{path} cannot be read: {problem.strerror}") from problem
+
+
+def _read_token(path: str) -> str:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
         found = os.fstat(fd)
-        if found.st_uid != os.getuid() or found.st_mode & 0o077:
-            raise UnsafePlace(f"{path} may be read by others; run: chmod 600 {path}")
+        if found.st_uid != os.getuid():
+            raise UnsafePlace(f"{path} belongs to uid {found.st_uid}; remove it, and the next start makes a new one")
+        if found.st_mode & 0o077:
+            raise UnsafePlace(f"others may open {path}; run: chmod 600 {path}")
         text = os.read(fd, 256).decode("ascii", "replace").strip()
     finally:
         os.close(fd)
-    if not text:
-        raise UnsafePlace(f"{path} is empty; remove it, and the next start makes a new one")
+    if len(text) < _TOKEN_MIN or not text.isprintable() or not text.isascii():
+        raise UnsafePlace(f"{path} holds no token; remove it, and the next start makes a new one")
     return text
 
 
-def _make_token(path: str) -> str:
+def _make_token(path: str) -> None:
+    """Make the file, whole or not at all; where another process has just made it, his stays."""
     import secrets
 
-    text = secrets.token_urlsafe(32)
     making = f"{path}.{secrets.token_hex(4)}"
     try:
         fd = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            os.write(fd, text.encode() + b"\n")
+            os.write(fd, secrets.token_urlsafe(32).encode() + b"\n")
         finally:
             os.close(fd)
         try:
             os.link(making, path)  # unlike rename, never replaces one that another process has just made
+        except FileExistsError:
+            pass
         finally:
             os.unlink(making)
-    except FileExistsError:
-        with open(path, encoding="ascii") as made:
-            return made.read().strip()
     except OSError as problem:
         raise UnsafePlace(f"{path} cannot be written: {problem.strerror}") from problem
-    return text

@@ -1,44 +1,20 @@
-"""schemas: the shapes that go in and out over HTTP, for /openapi.json and for checking what comes in."""
+"""schemas: the shapes that go out over HTTP, for /openapi.json; imported when somebody asks for that."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel, Field
+from pydantic.json_schema import models_json_schema
+
+from admitd.core import wire
+from admitd.core.verdict import Reason
 
 _Mb = Annotated[int, Field(description="MiB")]
-_LONGEST_WAIT_S: Final = 86_400.0
-_PID_MAX: Final = 2**31 - 1
-
-
-class _In(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class AdmitBody(_In):
-    """A request for admission."""
-
-    service: StrictStr = Field(min_length=1, max_length=63, description="A service that capacity.yaml declares.")
-    holder_pid: StrictInt | None = Field(
-        None,
-        gt=0,
-        le=_PID_MAX,
-        description="The process that will load it; the reservation ends with it. Without one only time ends it.",
-    )
-    dry_run: StrictBool = Field(False, description="Answer, but reserve nothing.")
-    wait_s: StrictFloat | StrictInt = Field(
-        0, ge=0, le=_LONGEST_WAIT_S, description="Where it is refused: wait in the queue for so long."
-    )
-
-
-class LoadBody(_In):
-    """Nothing to say: an empty object."""
-
-
-class UnloadBody(_In):
-    """How to unload."""
-
-    kill: StrictBool = Field(False, description="What is still there after unload_timeout_s gets SIGKILL.")
+_REF: Final = "#/components/schemas/{model}"
 
 
 class Reservation(BaseModel):
@@ -51,7 +27,7 @@ class Reservation(BaseModel):
     expires_at: float = Field(description="Seconds since 1970.")
 
 
-class Verdict(BaseModel):
+class VerdictBody(BaseModel):
     """Admitted, or loaded already."""
 
     verdict: Literal["admitted", "already_loaded"]
@@ -72,6 +48,18 @@ class ProblemBody(BaseModel):
     detail: str
 
 
+class FailedLoadBody(ProblemBody):
+    """It could not be loaded."""
+
+    log: list[str] = Field(description="The last lines of its log.")
+
+
+class StuckBody(ProblemBody):
+    """It did not go."""
+
+    pids: list[int]
+
+
 class Blocker(BaseModel):
     """Someone whose charge or exclusion stands in the way."""
 
@@ -86,7 +74,7 @@ class RefusalBody(ProblemBody):
     """Not this one, not now: why, and the command that makes room."""
 
     verdict: Literal["refused"]
-    reason: str
+    reason: Reason
     service: str
     budget_mb: _Mb
     free_mb: _Mb
@@ -204,54 +192,82 @@ class Unloaded(BaseModel):
     note: str
 
 
-def _problem(description: str, model: type[BaseModel] = ProblemBody) -> dict[str, Any]:
-    return {
-        "description": description,
-        "content": {"application/problem+json": {"schema": model.model_json_schema()}},
-    }
+_Said = tuple[str, tuple[type[BaseModel], ...]]
+_Answers = Mapping[int, _Said]
 
 
-def _refusal() -> dict[str, Any]:
-    # Inlined, since FastAPI only collects the models of plain JSON answers.
-    schema = RefusalBody.model_json_schema()
-    blocker = schema.pop("$defs")["Blocker"]
-    schema["properties"]["blockers"]["items"] = blocker
-    return {"description": "Refused", "content": {"application/problem+json": {"schema": schema}}}
+def _bad(description: str, *more: type[BaseModel]) -> _Said:
+    return description, more or (ProblemBody,)
 
 
-Responses = dict[int | str, dict[str, Any]]
-EVERYWHERE: Final[Responses] = {
-    400: _problem("Malformed, or not exactly one Host header"),
-    403: _problem("A page of another site"),
-    405: _problem("Not offered"),
-    414: _problem("The path is too long"),
-    421: _problem("Host names another machine"),
-    422: _problem("Malformed"),
-    500: _problem("A fault in admit"),
+EVERYWHERE: Final[_Answers] = {
+    400: _bad("Malformed, or not exactly one Host header"),
+    403: _bad("A page of another site"),
+    408: _bad("It came too slowly"),
+    413: _bad("It is too large"),
+    414: _bad("The path is too long"),
+    421: _bad("Host names another machine"),
+    431: _bad("The headers are too large"),
+    500: _bad("A fault in admit"),
+    503: _bad("The machine cannot be seen, the daemon is being stopped, or it has too many connections"),
 }
-_BODY: Final[Responses] = {
-    408: _problem("The body came too slowly"),
-    413: _problem("The body is too large"),
-    415: _problem("The body is not application/json"),
+_BODY: Final[_Answers] = {415: _bad("The body is not application/json"), 422: _bad("Malformed")}
+_UNKNOWN: Final[_Answers] = {404: _bad("Not declared")}
+_REFUSED: Final[_Answers] = {409: ("Refused", (RefusalBody,))}
+_TOKEN: Final[_Answers] = {401: _bad("The token is missing or wrong")}
+
+ANSWERS: Final[Mapping[tuple[str, str], _Answers]] = {
+    ("post", "/admit"): {200: ("Admitted, or loaded already", (VerdictBody,)), **_BODY, **_UNKNOWN, **_REFUSED},
+    ("get", "/capacity"): {200: ("The ledger", (Capacity,))},
+    ("get", "/plan"): {200: ("What would have to go", (Plan,)), 422: _bad("Malformed"), **_UNKNOWN},
+    ("delete", "/reservations/{id}"): {
+        204: ("Given back", ()),
+        404: _bad("No such reservation"),
+        422: _bad("Malformed"),
+    },
+    ("get", "/healthz"): {200: ("The process table can be seen", (Health,))},
+    ("post", "/services/{name}/load"): {
+        200: ("It is loaded", (Loaded,)),
+        **_BODY,
+        **_UNKNOWN,
+        **_TOKEN,
+        409: ("Refused, or somebody is at it", (RefusalBody, ProblemBody)),
+        502: ("The load command failed", (FailedLoadBody,)),
+        504: ("It was not loaded in time", (FailedLoadBody,)),
+    },
+    ("post", "/services/{name}/unload"): {
+        200: ("It is gone", (Unloaded,)),
+        **_BODY,
+        **_UNKNOWN,
+        **_TOKEN,
+        409: _bad("Somebody is at it"),
+        502: _bad("It could not be asked to go"),
+        504: ("It did not go in time", (StuckBody,)),
+    },
 }
-_UNKNOWN: Final[Responses] = {404: _problem("Not declared")}
-SEEING: Final[Responses] = {503: _problem("The machine cannot be seen")}
-ADMIT: Final[Responses] = {**_BODY, **_UNKNOWN, **SEEING, 409: _refusal()}
-PLAN: Final[Responses] = {**_UNKNOWN, **SEEING}
-GIVE_BACK: Final[Responses] = {404: _problem("No such reservation"), 408: _BODY[408], 413: _BODY[413]}
-_TOKEN: Final[Responses] = {401: _problem("The token is missing or wrong")}
-LOAD: Final[Responses] = {
-    **ADMIT,
-    **_TOKEN,
-    502: _problem("The load command failed"),
-    504: _problem("It was not loaded in time"),
-}
-UNLOAD: Final[Responses] = {
-    **_BODY,
-    **_UNKNOWN,
-    **SEEING,
-    **_TOKEN,
-    409: _problem("Somebody is loading or unloading it"),
-    502: _problem("It could not be asked to go"),
-    504: _problem("It did not go in time"),
-}
+"""What each route answers; EVERYWHERE beside it."""
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document of `app`."""
+    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    shapes = document["components"]["schemas"]
+    for ours in ("HTTPValidationError", "ValidationError"):
+        shapes.pop(ours, None)
+    models: set[type[BaseModel]] = {ProblemBody}
+    models.update(model for answers in ANSWERS.values() for _, found in answers.values() for model in found)
+    _, made = models_json_schema([(model, "serialization") for model in models], ref_template=_REF)
+    shapes.update(made["$defs"])
+    for (method, path), answers in ANSWERS.items():
+        everything = sorted({**EVERYWHERE, **answers}.items())
+        document["paths"][path][method]["responses"] = {str(code): _answer(code, *said) for code, said in everything}
+    return document
+
+
+def _answer(code: int, description: str, models: tuple[type[BaseModel], ...]) -> dict[str, Any]:
+    if not models:
+        return {"description": description}
+    refs = [{"$ref": _REF.format(model=model.__name__)} for model in models]
+    schema = refs[0] if len(refs) == 1 else {"anyOf": refs}
+    kind = wire.PROBLEM_JSON if code >= 400 else "application/json"
+    return {"description": description, "content": {kind: {"schema": schema}}}

@@ -1,112 +1,247 @@
-"""serving: the HTTP server, bounded: headers that never end, clients that dribble, and an idle loop that sleeps."""
+"""serving: the HTTP server, bounded: heads that never end, clients that dribble, and an idle loop that sleeps."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
+import logging
 import os
 import signal
 import socket
 import stat
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from admitd.core import wire
-from admitd.doorkeeper import App
+from admitd.doorkeeper import BODY_WAIT_S, App, Message, Receive, Scope, Send, refuse
 
 HEAD_MAX: Final = 32 * 1024
+FIELD_COSTS: Final = 32
+"""What each header counts for beside its bytes, so that thousands of empty ones are not cheap (as RFC 9113, 6.5.2)."""
+MESSAGE_MAX: Final = 2 * 1024 * 1024
+"""Bytes of one request as they come in: chunks of one byte, their extensions and trailers have an end too."""
 HEAD_WAIT_S: Final = 10.0
 KEEP_ALIVE_S: Final = 75
 CONNECTIONS_MAX: Final = 256
+TURNED_AWAY_MAX: Final = 32
+"""How many more are told that it is full; whoever comes after them is cut off, so that descriptors do not run out."""
+PIPELINED_MAX: Final = 16
 GRACE_S: Final = 5
+HEADERS: Final = (
+    ("x-content-type-options", "nosniff"),
+    ("cross-origin-resource-policy", "same-origin"),
+    ("cache-control", "no-store"),
+)
+"""On every answer: it is no page, no other site's page may embed it, and it is out of date at once."""
 
 
 class PortTaken(Exception):
-    """The port cannot be had; the text says why and is fit for users."""
+    """The port, or the socket beside it, cannot be had; the text says why and is fit for users."""
+
+
+class _Enough(Exception):
+    """Raised inside the parser, to make it stop; `_why` of the protocol says what for."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1, with an end to headers and to patience: its parser has neither."""
+    """uvicorn's HTTP/1.1, with an end to heads, to pipelines and to patience: its parser has none.
+
+    A request is in its head, in its body, or between: the one before is complete and the next has not begun.
+    """
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self._where = "head"
+        self._came = 0
         self._head_bytes = 0
-        self._in_head = True
-        self._patience = self.loop.call_later(HEAD_WAIT_S, self._too_slow)
+        self._deaf = False
+        self._why = (400, "Bad request", "This is not HTTP/1.1 as it should be.")
+        self._patience: asyncio.TimerHandle | None = None
+        self._be_patient(HEAD_WAIT_S)
+        if len(self.connections) > CONNECTIONS_MAX + TURNED_AWAY_MAX:
+            transport.abort()
+        elif len(self.connections) > CONNECTIONS_MAX:
+            self.app = _full
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._patience.cancel()
+        self._be_patient(None)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._in_head:
-            self._head_bytes += len(data)
+        if self._deaf:
+            return
+        self._came += len(data)
+        if self._patience is None:
+            self._be_patient(HEAD_WAIT_S)
         super().data_received(data)
-        if self._in_head and self._head_bytes > HEAD_MAX and not self.transport.is_closing():
-            self._bye(431, "Too large", f"Headers here have at most {HEAD_MAX} bytes in all.")
+        if self._where == "head" and self._came > HEAD_MAX:
+            self._bye(431, "Too large", f"A request's head here has at most {HEAD_MAX} bytes.")
+        elif self._came > MESSAGE_MAX:
+            self._bye(413, "Too large", f"A request here has at most {MESSAGE_MAX} bytes.")
 
     def on_message_begin(self) -> None:
-        self._in_head = True
-        self._patience.cancel()
-        self._patience = self.loop.call_later(HEAD_WAIT_S, self._too_slow)
+        self._where = "head"
+        self._came = 0
+        self._head_bytes = 0
+        self._be_patient(HEAD_WAIT_S)
         super().on_message_begin()
 
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or a trailer: both are kept, so both are counted."""
+        self._count(len(name) + len(value) + FIELD_COSTS)
+        super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._head_bytes = 0
-        self._patience.cancel()
+        if len(self.pipeline) >= PIPELINED_MAX:
+            self._why = (400, "Bad request", f"At most {PIPELINED_MAX} requests may be sent ahead of their answers.")
+            raise _Enough
+        if not self.url.startswith(b"/"):
+            _go_by_the_target(self.url, self.headers)
+        self._where = "body"
         super().on_headers_complete()
+        if self.parser.should_upgrade():
+            # Nothing is upgraded here, and the parser would not read another request.
+            self.cycle.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        self._where = "between"
+        self._be_patient(None)
+        super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """What could not be parsed is told so in the one shape that errors have here."""
-        self._bye(400, "Bad request", "This is not HTTP/1.1.")
+        self._bye(*self._why)
 
-    def _too_slow(self) -> None:
-        if self._in_head and not self.transport.is_closing():
-            if self._head_bytes:
-                self._bye(408, "Too slow", f"The headers did not arrive within {HEAD_WAIT_S:g} s.")
-            else:
-                self.transport.close()
+    def _count(self, more: int) -> None:
+        self._head_bytes += more
+        if self._head_bytes > HEAD_MAX:
+            self._why = (431, "Too large", f"A request's head here has at most {HEAD_MAX} bytes.")
+            raise _Enough
+
+    def _be_patient(self, wait_s: float | None) -> None:
+        """Wait so long for the rest of what is coming in; None: nothing is."""
+        if self._patience is not None:
+            self._patience.cancel()
+        self._patience = None if wait_s is None else self.loop.call_later(wait_s, self._too_slow, self._where)
+
+    def _too_slow(self, where: str) -> None:
+        self._patience = None
+        if self._where == "body" and where != "body":
+            self._be_patient(BODY_WAIT_S)
+        elif self._where == "body":
+            self._bye(408, "Too slow", f"The body did not arrive within {BODY_WAIT_S:g} s.")
+        elif self._where == "head" and self._came:
+            self._bye(408, "Too slow", f"The headers did not arrive within {HEAD_WAIT_S:g} s.")
+        elif not self._is_answering():
+            self.transport.close()
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
     def _bye(self, status: int, title: str, detail: str) -> None:
-        body = json.dumps(wire.problem(status, title, detail)).encode()
-        head = f"HTTP/1.1 {status} {title}\r\ncontent-type: {wire.PROBLEM_JSON}\r\ncontent-length: {len(body)}\r\n"
-        self.transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
+        """Answer what is coming in and close; but never in place of the answer to what came before."""
+        if self.transport.is_closing() or self._deaf:
+            return
+        self._deaf = True
+        self._be_patient(None)
+        its_own = self._where == "body"
+        if self._is_answering() and (self.pipeline or not its_own):
+            self.cycle.keep_alive = False  # it is the last one
+            return
+        if not (its_own and (self.cycle.response_started or self.cycle.response_complete)):
+            body = json.dumps(wire.problem(status, title, detail)).encode()
+            lines = [f"HTTP/1.1 {status} {title}", f"content-type: {wire.PROBLEM_JSON}", f"content-length: {len(body)}"]
+            lines += [f"{name}: {value}" for name, value in HEADERS]
+            self.transport.write("\r\n".join([*lines, "connection: close", "", ""]).encode() + body)
         self.transport.close()
+
+
+def _go_by_the_target(url: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+    """`GET http://host/path`: what the target names counts, whatever Host says (RFC 9112, 3.2.2)."""
+    named = urlsplit(url.decode("latin-1")).netloc.encode("latin-1")
+    at = [index for index, (name, _) in enumerate(headers) if name == b"host"]
+    if len(at) == 1 and named:
+        headers[at[0]] = (b"host", named)
+
+
+async def _full(scope: Scope, receive: Receive, send: Send) -> None:
+    detail = f"{CONNECTIONS_MAX} connections are open, and more are not served at once."
+    await refuse(send, 503, "Too many at once", detail, [(b"retry-after", b"1")])
 
 
 class QuietServer(uvicorn.Server):
     """uvicorn wakes ten times a second to see whether it should end; this one is woken by the signal itself."""
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, ending: asyncio.Event, on_ready: Callable[[], None], on_end: Callable[[], None]
+    ) -> None:
         super().__init__(config)
+        self._ending = ending
         self._on_ready = on_ready
-        self._end: asyncio.Event | None = None
+        self._on_end = on_end
 
     async def main_loop(self) -> None:
-        self._end = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for sig in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(sig, self.handle_exit, sig, None)
+        self.server_state.default_headers = self.config.encoded_headers
         self._on_ready()
-        if not self.should_exit:
-            await self._end.wait()
+        await self._ending.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """While the port is still held: whoever starts next must not lose his own socket file to us."""
+        self._on_end()
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.force_exit = self.should_exit
         self.should_exit = True
-        if self._end is not None:
-            self._end.set()
+        self._ending.set()
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Any:
+    def capture_signals(self) -> Iterator[None]:
         """uvicorn raises the signal anew when it has ended; here a SIGTERM is a clean end."""
+        loop = asyncio.get_running_loop()
+        if threading.current_thread() is threading.main_thread():  # the only one that signals reach
+            for sig in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(sig, self.handle_exit, sig, None)
         yield
+
+
+def _until(ending: asyncio.Event, app: App) -> App:
+    """At the end, whoever waits for something to come learns that nothing will; what was asked is still answered."""
+
+    async def served(scope: Scope, receive: Receive, send: Send) -> None:
+        whole = False
+
+        async def receive_until() -> Message:
+            nonlocal whole
+            if not whole:
+                message = await receive()
+                whole = not message.get("more_body")
+                return message
+            coming = asyncio.ensure_future(receive())
+            ended = asyncio.ensure_future(ending.wait())
+            try:
+                await asyncio.wait((coming, ended), return_when=asyncio.FIRST_COMPLETED)
+                return coming.result() if coming.done() else {"type": "http.disconnect"}
+            finally:
+                coming.cancel()
+                ended.cancel()
+
+        await app(scope, receive_until, send)
+
+    return served
 
 
 def listen(port: int, unix: Path | None) -> list[socket.socket]:
@@ -115,19 +250,22 @@ def listen(port: int, unix: Path | None) -> list[socket.socket]:
     inet.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         inet.bind(("127.0.0.1", port))
+        # Two that start at once may both bind; only one may listen, and only he may touch the socket file.
+        inet.listen(CONNECTIONS_MAX)
     except OSError as problem:
         inet.close()
+        running = "Is admitd running already (admit status)? " if problem.errno == errno.EADDRINUSE else ""
         raise PortTaken(
-            f"127.0.0.1:{port} cannot be had: {problem.strerror}. Is admitd running already (admit status)? "
+            f"127.0.0.1:{port} cannot be had: {problem.strerror}. {running}"
             "Another port: --port N, or ADMIT_PORT=N for the daemon and the command line alike."
         ) from problem
-    sockets = [inet]
-    if unix is not None:
-        sockets.append(_listen_unix(unix))
-    for each in sockets:
-        each.listen(CONNECTIONS_MAX)
-        each.set_inheritable(False)
-    return sockets
+    if unix is None:
+        return [inet]
+    try:
+        return [inet, _listen_unix(unix)]
+    except OSError as problem:
+        inet.close()
+        raise PortTaken(f"{unix} cannot be listened on: {problem.strerror}. Is it in the way? Remove it.") from problem
 
 
 def _listen_unix(path: Path) -> socket.socket:
@@ -139,15 +277,26 @@ def _listen_unix(path: Path) -> socket.socket:
     before = os.umask(0o177)
     try:
         unix.bind(str(path))
+        unix.listen(CONNECTIONS_MAX)
+    except OSError:
+        unix.close()
+        raise
     finally:
         os.umask(before)
     return unix
 
 
-def serve(app: App, sockets: list[socket.socket], on_ready: Callable[[], None]) -> None:
-    """Serve until SIGTERM or SIGINT, then finish what is under way, a few seconds at most."""
+def _nothing() -> None:
+    return
+
+
+def server(app: App, on_ready: Callable[[], None], on_end: Callable[[], None] = _nothing) -> QuietServer:
+    """A server for `app`. `on_ready` is called once it serves; `on_end` when the end begins, while the sockets are
+    still held."""
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # what clients do wrong is told to them
+    ending = asyncio.Event()
     config = uvicorn.Config(
-        app,
+        _until(ending, app),
         http=BoundedProtocol,
         ws="none",
         loop="uvloop",
@@ -157,13 +306,18 @@ def serve(app: App, sockets: list[socket.socket], on_ready: Callable[[], None]) 
         server_header=False,
         date_header=False,
         proxy_headers=False,
-        limit_concurrency=CONNECTIONS_MAX,
+        headers=list(HEADERS),
+        backlog=CONNECTIONS_MAX,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GRACE_S,
     )
-    server = QuietServer(config, on_ready)
+    return QuietServer(config, ending, on_ready, on_end)
+
+
+def serve(made: QuietServer, sockets: list[socket.socket]) -> None:
+    """Serve until SIGTERM or SIGINT, then finish what is under way, GRACE_S at most; a second signal: at once."""
     with asyncio.Runner(loop_factory=_loop) as runner:
-        runner.run(server.serve(sockets=sockets))
+        runner.run(made.serve(sockets=sockets))
 
 
 def _loop() -> asyncio.AbstractEventLoop:

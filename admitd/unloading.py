@@ -16,6 +16,8 @@ from admitd.core.ledger import Account
 from admitd.core.terms import NOTHING, RAM, Amounts, Reading, Service
 from admitd.core.units import MIB, free_to_mb, to_mb
 from admitd.gate import Gate, Scene
+from admitd.processes.table import CannotSee
+from admitd.reservations import NotRecorded
 
 LOOK_EVERY_S: Final = 0.1
 BACK_SHARE: Final = 0.75
@@ -56,96 +58,155 @@ Tell = Callable[[str], None]
 
 
 def unload(gate: Gate, name: str, tell: Tell, *, kill: bool = False) -> Outcome:
-    """Unload one service. `kill`: what is still there after unload_timeout_s gets SIGKILL.
+    """Unload one service. `kill`: what is still there after unload_timeout_s gets SIGKILL; at once where its
+    unload_cmd failed.
 
     Raises CannotSee or NotRecorded where nothing can be seen, and then nothing was touched.
     """
-    began = time.monotonic()
     before = gate.look()
     account = before.ledger.account(before.capacity.services[name])
     if not account.state.is_loaded:
         note = "it is being loaded, and not visible yet" if account.reservation is not None else ""
         return Unloaded(0.0, was_loaded=False, note=note)
-    asked = _ask_to_go(gate, account, tell)
-    if asked is not None:
-        return UnloadFailed(asked)
-    deadline = began + account.service.unload_timeout_s
-    left = _wait_until_gone(gate, account.service, deadline)
-    if left is not None and kill:
-        tell(f"{name} is still there; SIGKILL")
-        refused = _signal(gate, left, signal.SIGKILL)
-        if refused:
-            return UnloadFailed(refused)
-        left = _wait_until_gone(gate, account.service, time.monotonic() + KILL_WAIT_S)
-    if left is not None:
+    return _Unload(gate, before, account, tell).run(kill)
+
+
+def clean_up(gate: Gate, name: str, tell: Tell) -> Outcome:
+    """Unload what a load left behind; its unload_cmd runs even where nothing of it can be seen."""
+    scene = gate.look()
+    account = scene.ledger.account(scene.capacity.services[name])
+    if account.state.is_loaded or account.service.unload_cmd is None:
+        return unload(gate, name, tell)
+    began = time.monotonic()
+    tell(f"running the unload_cmd of {name}")
+    problem = _run_unload_cmd(account.service)
+    return problem or Unloaded(time.monotonic() - began, was_loaded=False, note="its unload_cmd was run")
+
+
+class _Unload:
+    """One unload under way."""
+
+    def __init__(self, gate: Gate, before: Scene, account: Account, tell: Tell) -> None:
+        self._gate = gate
+        self._before = before
+        self._account = account
+        self._service = account.service
+        self._tell = tell
+        self._began = time.monotonic()
+
+    def run(self, kill: bool) -> Outcome:
+        left: Account | None = self._account
+        problem = self._ask_to_go()
+        if problem is None:
+            left = _wait_until_gone(self._gate, self._service, self._began + self._service.unload_timeout_s)
+        elif not kill or not self._account.processes:
+            return problem
+        else:
+            self._tell(problem.why)
+        if left is not None and left.processes and kill:
+            self._tell(f"{self._service.name} is still there; SIGKILL")
+            refused = self._signal(left, signal.SIGKILL)
+            if refused is not None:
+                return UnloadFailed(refused)
+            left = _wait_until_gone(self._gate, self._service, time.monotonic() + KILL_WAIT_S)
+        if left is not None:
+            return self._still_there(left)
+        back, note = _wait_until_back(self._gate, self._before, self._account)
+        return Unloaded(time.monotonic() - self._began, was_loaded=True, back=back, note=note)
+
+    def _ask_to_go(self) -> UnloadFailed | UnloadTimedOut | None:
+        """Ask once; None where it was asked, else why it could not be."""
+        service, processes = self._service, self._account.processes
+        if service.unload_cmd is not None:
+            self._tell(f"running the unload_cmd of {service.name}")
+            return _run_unload_cmd(service, tuple(process.id.pid for process in processes))
+        if not processes:
+            return UnloadFailed(_why_nobody_is_signalled(self._account))
+        self._tell(f"SIGTERM to {', '.join(str(process.id.pid) for process in processes)} ({service.name})")
+        refused = self._signal(self._account, signal.SIGTERM)
+        return None if refused is None else UnloadFailed(refused)
+
+    def _still_there(self, left: Account) -> UnloadTimedOut:
         pids = tuple(process.id.pid for process in left.processes)
-        after = f"{name} is still there {time.monotonic() - began:.0f} s after it was asked to go"
-        return UnloadTimedOut(after, pids)
-    back, note = _wait_until_back(gate, before, account)
-    return Unloaded(time.monotonic() - began, was_loaded=True, back=back, note=note)
+        why = f"{self._service.name} is still there {time.monotonic() - self._began:.0f} s after it was asked to go"
+        if not pids:
+            why += ": its loaded_check_cmd still says that it is loaded"
+        elif self._account.processes and {p.id for p in left.processes}.isdisjoint(
+            p.id for p in self._account.processes
+        ):
+            why += ": it went, and something starts it again (launchd, systemd?)"
+        return UnloadTimedOut(why, pids)
+
+    def _signal(self, account: Account, sig: signal.Signals) -> str | None:
+        """Signal every process of it; why none could be, or None."""
+        gate = self._gate
+        matcher = gate.matcher(gate.capacity())
+        sent = 0
+        refusals = []
+        for process in account.processes:
+            refused = actuator.send(process, account.service.name, sig, gate.table, matcher)
+            if refused is None:
+                sent += 1
+                if process.stopped and sig != signal.SIGKILL:
+                    # A stopped process gets no other signal until it is continued.
+                    actuator.send(process, account.service.name, signal.SIGCONT, gate.table, matcher)
+            elif not refused.endswith("is gone"):
+                refusals.append(refused)
+        if sent:
+            for refused in refusals:
+                self._tell(refused)
+        return "; ".join(refusals) if refusals and not sent else None
 
 
-def _ask_to_go(gate: Gate, account: Account, tell: Tell) -> str | None:
-    """Ask once; None where it was asked, else why it could not be."""
-    service = account.service
-    if service.unload_cmd is not None:
-        tell(f"running its unload_cmd for {service.name}")
-        return _run_unload_cmd(service)
-    if not account.processes:
-        mentions = ", ".join(f"{seen.process.id.pid} ({seen.program})" for seen in account.sightings)
-        if mentions:
-            return (
-                f"only mentions of {service.name} were found, and a mention is never signalled: process {mentions}. "
-                f"If that is the service, declare its program: (admit explain {service.name})"
-            )
-        return f"{service.name} has no unload_cmd and no process_pattern to find its processes by"
-    tell(f"SIGTERM to {', '.join(str(process.id.pid) for process in account.processes)} ({service.name})")
-    return _signal(gate, account, signal.SIGTERM)
+def _why_nobody_is_signalled(account: Account) -> str:
+    name = account.service.name
+    mentions = ", ".join(f"{seen.process.id.pid} ({seen.program})" for seen in account.sightings)
+    if mentions:
+        return (
+            f"only mentions of {name} were found, and a mention is never signalled: process {mentions}. If that is the "
+            f"service, declare its program: (admit explain {name})"
+        )
+    return f"{name} has no unload_cmd, and no process of its own was found that could be signalled"
 
 
-def _signal(gate: Gate, account: Account, sig: signal.Signals) -> str | None:
-    matcher = gate.matcher(gate.capacity())
-    sent = 0
-    refusals = []
-    for process in account.processes:
-        refused = actuator.send(process, account.service.name, sig, gate.table, matcher)
-        if refused is None:
-            sent += 1
-            if process.stopped and sig != signal.SIGKILL:
-                # A stopped process gets no other signal until it is continued.
-                actuator.send(process, account.service.name, signal.SIGCONT, gate.table, matcher)
-        elif not refused.endswith("is gone"):
-            refusals.append(refused)
-    return "; ".join(refusals) if refusals and not sent else None
-
-
-def _run_unload_cmd(service: Service) -> str | None:
+def _run_unload_cmd(service: Service, pids: tuple[int, ...] = ()) -> UnloadFailed | UnloadTimedOut | None:
+    """None where it ended well. `pids`: what is there of the service, for the report."""
     with tempfile.TemporaryFile() as said:
         try:
             process = actuator.start_helper(service.unload_cmd or "", said)
         except actuator.CannotStart as problem:
-            return f"its unload_cmd: {problem}"
+            return UnloadFailed(f"its unload_cmd: {problem}")
         try:
             code = process.wait(timeout=service.unload_timeout_s)
         except subprocess.TimeoutExpired:
             actuator.end_session(process.pid)
             process.wait()
-            return f"its unload_cmd did not end in {service.unload_timeout_s:g} s"
+            why = f"the unload_cmd of {service.name} did not end in {service.unload_timeout_s:g} s, and was ended"
+            return UnloadTimedOut(why, pids)
         if code == 0:
             return None
         said.seek(max(0, said.seek(0, 2) - 2000))
         text = said.read().decode("utf-8", "replace").strip()
-        return f"its unload_cmd ended with {actuator.exit_text(code)}" + (f": {text}" if text else "")
+        return UnloadFailed(f"its unload_cmd ended with {actuator.exit_text(code)}" + (f": {text}" if text else ""))
 
 
 def _wait_until_gone(gate: Gate, service: Service, deadline: float) -> Account | None:
-    """None once it is gone; the account of what is left when the time is up."""
+    """None once it is gone; the account of what is left when the time is up.
+
+    Raises CannotSee or NotRecorded where nothing could be seen to the end.
+    """
     while True:
-        account = gate.look().ledger.account(service)
-        if not account.state.is_loaded or (account.mention_only and not service.unload_cmd):
-            return None
-        if time.monotonic() >= deadline:
-            return account
+        is_late = time.monotonic() >= deadline
+        try:
+            account = gate.look().ledger.account(service)
+        except (CannotSee, NotRecorded):
+            if is_late:
+                raise
+        else:
+            if not account.state.is_loaded or (account.mention_only and not service.unload_cmd):
+                return None
+            if is_late:
+                return account
         time.sleep(LOOK_EVERY_S)
 
 

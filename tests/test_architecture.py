@@ -45,6 +45,8 @@ ORDER = (
     "admitd/memory/",
     "admitd/actuator.py",
     "admitd/checks.py",
+    "admitd/record.py",
+    "admitd/machinelock.py",
     "admitd/reservations.py",
     "admitd/journal.py",
     "admitd/gate.py",

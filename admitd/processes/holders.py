@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import threading
 from collections.abc import Callable
 from typing import Final
 
@@ -18,23 +19,31 @@ class Holders:
     def __init__(self, identify: Callable[[int], ProcessId | None]) -> None:
         self._identify = identify
         self._fds: dict[ProcessId, int] = {}
+        self._lock = threading.Lock()
 
     def living(self, holders: set[ProcessId]) -> set[ProcessId]:
         """Those of `holders` that live; (pid, start), so that a reused pid is someone else."""
-        for gone in [holder for holder in self._fds if holder not in holders]:
-            os.close(self._fds.pop(gone))
-        without = {holder for holder in holders if holder not in self._fds and not self._open(holder)}
-        poll = select.poll()
-        for fd in self._fds.values():
-            poll.register(fd, select.POLLIN)
-        exited = {fd for fd, _ in poll.poll(0)} if self._fds else set()
-        living = {holder for holder, fd in self._fds.items() if fd not in exited}
+        with self._lock:
+            for gone in [holder for holder in self._fds if holder not in holders]:
+                os.close(self._fds.pop(gone))
+            without = {holder for holder in holders if holder not in self._fds and not self._open(holder)}
+            exited = self._exited()
+            living = {holder for holder, fd in self._fds.items() if fd not in exited}
         return living | {holder for holder in without if self._identify(holder.pid) == holder}
 
     def close(self) -> None:
         """Give the descriptors back."""
-        while self._fds:
-            os.close(self._fds.popitem()[1])
+        with self._lock:
+            while self._fds:
+                os.close(self._fds.popitem()[1])
+
+    def _exited(self) -> set[int]:
+        if not self._fds:
+            return set()
+        poll = select.poll()
+        for fd in self._fds.values():
+            poll.register(fd, select.POLLIN)
+        return {fd for fd, _ in poll.poll(0)}
 
     def _open(self, holder: ProcessId) -> bool:
         """Keep a pidfd for `holder`. Opened first and identified after, so that it can't be another's."""
@@ -42,10 +51,14 @@ class Holders:
             return False
         try:
             fd = os.pidfd_open(holder.pid)
-        except OSError:
+        except (OSError, OverflowError):  # a record may name any number
             return False
-        if self._identify(holder.pid) != holder:
-            os.close(fd)
-            return False
-        self._fds[holder] = fd
-        return True
+        same = False
+        try:
+            same = self._identify(holder.pid) == holder
+        finally:
+            if same:
+                self._fds[holder] = fd
+            else:
+                os.close(fd)
+        return same

@@ -9,16 +9,16 @@ the first.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from hashlib import blake2b
 from typing import Any, Final
 
 from admitd import patterns
 from admitd.core.terms import Command, Service
-
-LOOKED_AT: Final = 16_384
-"""How many bytes of a command line are looked at. Any user can start a process with a 100 KB argument."""
+from admitd.processes import naming
+from admitd.processes.naming import SHELLS, Line
 
 SHELL: Final = "/bin/sh"
 HELPER_TAIL: Final = "\nexit $?"
@@ -26,24 +26,17 @@ HELPER_TAIL: Final = "\nexit $?"
 
 OWN_PROGRAMS: Final = frozenset({"admit", "admitd", "admit_cli", "admit_cli.main", "admitd.__main__"})
 
-_SHELLS: Final = frozenset({"sh", "bash", "dash", "zsh", "ksh", "fish", "ash"})
-_PYTHON: Final = re.compile(r"(python|pypy|Python)[\d.]*[a-z]?\Z")
-_OTHER_INTERPRETERS: Final = frozenset({"node", "nodejs", "ruby", "perl", "php", "Rscript", "lua", "tclsh"})
-# Options whose next argument belongs to them, and options after which there is no script but a program text.
-_TAKES_VALUE: Final = {
-    "python": frozenset({"-W", "-X", "--check-hash-based-pycs"}),
-    "shell": frozenset({"-o", "+o", "-O", "+O", "--rcfile", "--init-file"}),
-    "java": frozenset({"-cp", "-classpath", "--class-path", "-p", "--module-path", "--add-modules"}),
-    "other": frozenset({"-r", "--require", "--import", "--loader", "-I", "-C"}),
-}
-_TEXT_FOLLOWS: Final = {
-    "python": frozenset({"-c"}),
-    "shell": frozenset({"-c"}),
-    "java": frozenset[str](),
-    "other": frozenset({"-e", "-E", "--eval", "-p", "--print", "-n"}),
-}
-_LEADING_ANYTHING: Final = re.compile(r"\A(?:\^|\\A)?(?:\.[*+]\??)+")
+_LEADING_ANYTHING: Final = re.compile(r"\A((?:\(\?[a-zA-Z]+\))?)(?:\^|\\A)?(?:\.[*+]\??)+")
 _FILLER: Final = "\x01"
+# What ps prints in ways of its own: macOS writes a newline as ^J and bytes beyond ASCII as strvis(3) does, Linux writes
+# a newline as a blank, a tab as a point and other bytes as question marks.
+_NOT_PLAIN: Final = re.compile(r"[^\x20-\x7e]+")
+_LONGEST_SPELLING: Final = 16
+_COMPARED: Final = 4096
+
+REMEMBERED_MAX: Final = 65_536
+REMEMBERED_WHOLE: Final = 256
+"""Longer lines are remembered by their digest: any user can start processes with long ones, and we must stay small."""
 
 
 class Role(Enum):
@@ -77,32 +70,33 @@ class Matcher:
     """The patterns of one capacity.yaml, compiled once: linear in the line, whatever the pattern."""
 
     def __init__(self, services: Iterable[Service]) -> None:
+        services = list(services)
         matched = [service for service in services if service.process_pattern is not None]
+        texts = [service.process_pattern or "" for service in matched]
         self._services = matched
-        self._patterns: list[Any] = [patterns.compile(service.process_pattern or "") for service in matched]
-        self._stripped: list[Any] = [_without_leading_anything(s.process_pattern or "") for s in matched]
-        self._set = patterns.compile_set([service.process_pattern or "" for service in matched])
-        self._loaders = frozenset(_texts(s.load_cmd) for s in matched if isinstance(s.load_cmd, str))
-        helpers = [c for s in services for c in (s.loaded_check_cmd, s.unload_cmd) if c is not None]
-        self._helpers = frozenset(_texts(command) for command in helpers)
+        self._patterns: list[Any] = [patterns.compile(text) for text in texts]
+        self._stripped: list[Any] = [
+            _without_leading_anything(*each) for each in zip(texts, self._patterns, strict=True)
+        ]
+        self._set = patterns.compile_set(texts)
+        self._set("/")  # RE2 compiles a set on its first use: 300 ms at 1,000 patterns, better now than in a look
+        self._loaders = _Commands(s.load_cmd for s in services if _shell_text(s.load_cmd) is not None)
+        helpers = [c for s in services for c in (s.loaded_check_cmd, s.unload_cmd)]
+        self._helpers = _Commands(c + HELPER_TAIL if isinstance(c, str) else c for c in helpers)
 
     def judge(self, raw: bytes) -> Judgement | None:
         """Judge a command line: argv joined by NULs as the kernel keeps it, or by blanks as `ps` prints it.
 
         None where it is nothing to us, which is nearly always.
         """
-        argv, text = _parse(raw)
-        if not text:
+        line = naming.read(raw)
+        if not line.text:
             return None
-        indexes = self._matching(text)
-        role = self._role(argv, text)
+        indexes = self._matching(line.text)
+        role = self._role(line)
         if not indexes and role is Role.FOREIGN:
             return None
-        names = _name_spans(argv)
-        program = names[-1][2] if names else ""
-        blanked = _blank(text, names)
-        claims = tuple(self._claim(index, text, names, blanked, program) for index in sorted(indexes))
-        return Judgement(role, claims)
+        return Judgement(role, tuple(self._claim(index, line) for index in sorted(indexes)))
 
     def _matching(self, text: str) -> list[int]:
         found = self._set(text)
@@ -110,134 +104,141 @@ class Matcher:
             return [i for i, pattern in enumerate(self._patterns) if pattern.search(text)]
         return found
 
-    def _role(self, argv: list[str], text: str) -> Role:
-        names = program_names(argv)
-        if not OWN_PROGRAMS.isdisjoint(names):
+    def _role(self, line: Line) -> Role:
+        if not OWN_PROGRAMS.isdisjoint(name.shown for name in line.names) or (line.guessed and _may_be_own(line.text)):
             return Role.OWN
-        if text.startswith(SHELL) and _first_line(text) in self._loaders:
-            return Role.LOADER
-        return Role.HELPER if _first_line(text) in self._helpers else Role.FOREIGN
+        if self._helpers.ran(line):
+            return Role.HELPER
+        return Role.LOADER if self._loaders.ran(line) else Role.FOREIGN
 
-    def _claim(self, index: int, text: str, names: list[_Span], blanked: str, program: str) -> Claim:
+    def _claim(self, index: int, line: Line) -> Claim:
         service = self._services[index]
-        if service.program is not None:
-            is_it = service.program in {name for _, _, name in names}
-            return Claim(service.name, mention=False, program=program, other_program=not is_it)
-        pattern = self._stripped[index]
-        return Claim(service.name, not _needs_the_name(pattern, text, blanked, names), program)
+        if service.program is None:
+            return Claim(service.name, not _needs_the_name(self._stripped[index], line), line.program)
+        program = service.program.rsplit("/", 1)[-1]
+        if any(program == name.shown for name in line.names):
+            return Claim(service.name, mention=False, program=line.program)
+        if line.guessed and program in line.text:
+            # It may be the one: charged, and never signalled.
+            return Claim(service.name, mention=True, program=line.program)
+        return Claim(service.name, mention=False, program=line.program, other_program=True)
 
 
-_Span = tuple[int, int, str]
+class Remembered:
+    """The judgements of one matcher, by the bytes of the line: an unchanged table is judged once."""
+
+    def __init__(self, matcher: Matcher) -> None:
+        self.matcher = matcher
+        self._known: dict[bytes | str, Judgement | None] = {}
+
+    def judge(self, line: bytes) -> Judgement | None:
+        """What `matcher.judge` says, or said, of these very bytes."""
+        key = line if len(line) <= REMEMBERED_WHOLE else blake2b(line, digest_size=32).hexdigest()
+        try:
+            return self._known[key]
+        except KeyError:
+            judgement = self.matcher.judge(line)
+            if len(self._known) >= REMEMBERED_MAX:
+                self._known.clear()
+            self._known[key] = judgement
+            return judgement
 
 
-def _parse(raw: bytes) -> tuple[list[str], str]:
-    exact = b"\0" in raw
-    text = raw[:LOOKED_AT].rstrip(b"\0 \n").decode("utf-8", "replace")
-    if "\0" in text:
-        argv = text.split("\0")
-        return argv, " ".join(argv)
-    # One argument: a path that may hold blanks ("/Applications/LM Studio"), or a title that the process gave itself.
-    return [text] if exact and text.startswith("/") else text.split(" "), text
+class _Commands:
+    """Commands of capacity.yaml, as the command lines of what runs them."""
+
+    def __init__(self, commands: Iterable[Command | None]) -> None:
+        self._lines: set[tuple[str, ...]] = set()
+        self._spelled: list[tuple[str, list[str], list[int]]] = []
+        for command in commands:
+            if command is None:
+                continue
+            text = _shell_text(command)
+            kind = "" if text is None else "-c"
+            words = _cut((command[0].rsplit("/", 1)[-1], *command[1:]) if text is None else (kind, text))
+            if words in self._lines:
+                continue
+            self._lines.add(words)
+            spelled = (" ".join(words) if text is None else text)[:_COMPARED]
+            # Blanks at the end are lost in a command line; of a newline there, ps leaves its own spelling.
+            stem = spelled.rstrip()
+            gaps = [len(found) for found in _NOT_PLAIN.findall(stem)] + [len(spelled) - len(stem)]
+            self._spelled.append((kind, [*_NOT_PLAIN.split(stem), ""], gaps))
+
+    def ran(self, line: Line) -> bool:
+        """Whether `line` is one of them: run by a shell, or as it is, itself or by the interpreter of its script."""
+        if not line.names or not self._lines:
+            return False
+        is_shell = line.names[0].shown in SHELLS and line.argv[1:2] == ("-c",)
+        arguments = line.argv[(line.script or 0) + 1 :]
+        if line.exact:
+            return _cut(arguments if is_shell else (line.program, *arguments)) in self._lines
+        kind = "-c" if is_shell else ""
+        text = " ".join(line.argv[2:] if is_shell else (line.program, *arguments))
+        return any(kind == each and _is_spelled(text, parts, gaps) for each, parts, gaps in self._spelled)
 
 
-def _first_line(text: str) -> str:
-    """A command's text up to its first newline or tab, which `ps` prints in several ways."""
-    return re.split(r"[\n\t]|\^J|\^I", text, maxsplit=1)[0].rstrip("? .")
+def _shell_text(command: Command | None) -> str | None:
+    """What a shell is told to run; None for what is run without one."""
+    if command is None or isinstance(command, str):
+        return command
+    name = command[0].rsplit("/", 1)[-1]
+    return command[2] if len(command) == 3 and name in SHELLS and command[1] == "-c" else None
 
 
-def _texts(command: Command) -> str:
-    text = f"{SHELL} -c {command}" if isinstance(command, str) else " ".join(command)
-    return _first_line(text[:LOOKED_AT])
+def _cut(words: tuple[str, ...]) -> tuple[str, ...]:
+    """As much of a command as is compared: a command line is looked at up to a bound, and its end is not kept."""
+    return (*words[:-1], words[-1][:_COMPARED].rstrip("\0 \n"))
 
 
-def _without_leading_anything(pattern: str) -> Any:
+def _is_spelled(text: str, parts: list[str], gaps: list[int]) -> bool:
+    """Whether `text` is the parts in their order, with no more between them than ps makes of what stood there."""
+    if not text.startswith(parts[0]):
+        return False
+    at = len(parts[0])
+    for part, gap in zip(parts[1:], gaps, strict=True):
+        last = at + gap * _LONGEST_SPELLING
+        at = text.find(part, at, last + len(part)) + len(part) if part else min(last, len(text))
+        if at < len(part):
+            return False
+    return at >= _COMPARED or not text[at:].strip()
+
+
+def _may_be_own(text: str) -> bool:
+    """An installation whose path holds a blank: /Volumes/My Disk/venv/bin/python /Volumes/My Disk/venv/bin/admit."""
+    front = text.split(" -", 1)[0]
+    return re.search(r"/bin/admitd?(?: |\Z)", front) is not None
+
+
+def _without_leading_anything(text: str, pattern: Any) -> Any:
     """`.*vllm` begins to match anywhere; what follows the leading `.*` tells where it really does."""
-    rest = _LEADING_ANYTHING.sub("", pattern)
+    rest = _LEADING_ANYTHING.sub(r"\1", text)
+    if rest == text:
+        return pattern
     try:
-        return patterns.compile(rest) if rest else patterns.compile(pattern)
+        return patterns.compile(rest)
     except patterns.BadPattern:
-        return patterns.compile(pattern)
+        return pattern
 
 
-def _needs_the_name(pattern: Any, text: str, blanked: str, names: list[_Span]) -> bool:
-    if not names:
+def _needs_the_name(pattern: Any, line: Line) -> bool:
+    """Whether the match would be none if the program had another name; a folder of that name is not enough."""
+    if not line.names:
         return False
-    end = names[-1][1]
+    name = line.names[-1]
+    text = line.text
+    if line.runs_text:
+        # What an interpreter was told to run is an argument, and no name: only argv[0] itself can be what is meant.
+        text = text[: name.end]
+    blank = _FILLER * (name.end - name.start)
+    without_folders = _FILLER * name.start + text[name.start :]
+    return any(
+        _begins_before(pattern, each, name.end)
+        and not _begins_before(pattern, each[: name.start] + blank + each[name.end :], name.end)
+        for each in (text, without_folders)
+    )
+
+
+def _begins_before(pattern: Any, text: str, end: int) -> bool:
     found = pattern.search(text)
-    if found is None or found.start() >= end:
-        return False
-    without = pattern.search(blanked)
-    return without is None or without.start() >= end
-
-
-def _blank(text: str, names: list[_Span]) -> str:
-    for start, end, _ in names:
-        text = text[:start] + _FILLER * (end - start) + text[end:]
-    return text
-
-
-def program_names(argv: list[str]) -> tuple[str, ...]:
-    """The names by which a command line's program goes: argv[0]'s, then its interpreter's script or module."""
-    return tuple(name for _, _, name in _name_spans(argv))
-
-
-def _name_spans(argv: list[str]) -> list[_Span]:
-    """Where the names stand in the blank-joined text."""
-    if not argv or not argv[0]:
-        return []
-    spans = [_basename_span(0, argv[0])]
-    script = _script_index(argv)
-    if script is not None:
-        offset = sum(len(argument) + 1 for argument in argv[:script])
-        is_module = script > 0 and argv[script - 1] == "-m"
-        word = argv[script]
-        spans.append((offset, offset + len(word), word) if is_module else _basename_span(offset, word))
-    return spans
-
-
-def _basename_span(offset: int, path: str) -> _Span:
-    name = path.rsplit("/", 1)[-1]
-    # A login shell is "-zsh"; a title set by the program itself ("nginx: master process") ends at its colon.
-    shown = name.lstrip("-").rstrip(":") or name
-    start = offset + len(path) - len(name)
-    return (start, start + len(name), shown)
-
-
-def _script_index(argv: list[str]) -> int | None:
-    """Where an interpreter's script or module stands in argv; None without one."""
-    kind = _interpreter(program=_basename_span(0, argv[0])[2])
-    if kind is None:
-        return None
-    arguments = iter(enumerate(argv[1:], 1))
-    for index, argument in arguments:
-        if argument in _TEXT_FOLLOWS[kind] or _is_bundle_with_text(kind, argument):
-            return None
-        if argument == "-m" and kind == "python":
-            return _next_index(arguments)
-        if argument == "-jar":
-            return _next_index(arguments)
-        if argument in _TAKES_VALUE[kind]:
-            next(arguments, None)
-        elif not argument.startswith(("-", "+")) and argument:
-            return index
-    return None
-
-
-def _is_bundle_with_text(kind: str, argument: str) -> bool:
-    """`bash -lc TEXT`, `python -Ic TEXT`: short options in one word, of which the last takes the program text."""
-    return kind in ("shell", "python") and bool(re.match(r"-[A-Za-z]*c\Z", argument))
-
-
-def _next_index(arguments: Iterator[tuple[int, str]]) -> int | None:
-    following = next(arguments, None)
-    return following[0] if following else None
-
-
-def _interpreter(program: str) -> str | None:
-    if _PYTHON.match(program):
-        return "python"
-    if program in _SHELLS:
-        return "shell"
-    if program == "java":
-        return "java"
-    return "other" if program in _OTHER_INTERPRETERS else None
+    return found is not None and found.start() < end

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import calendar
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -17,18 +16,25 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from admitd.core.terms import Process, ProcessId
-from admitd.processes.matching import LOOKED_AT, Judgement, Matcher
+from admitd.core.terms import RAM, Process, ProcessId, Unread
+from admitd.processes.matching import Judgement, Matcher, Remembered
+from admitd.processes.naming import LOOKED_AT
+from admitd.processes.running import PS, Ps
 from admitd.processes.table import CannotSee, Details, Hit, Look, sight
 
-PS: Final = "/bin/ps"
-BOUND_S: Final = 2.0
 _COLUMNS: Final = ("pid", "ppid", "uid", "stat", "lstart", "rss", "command")
-COMMAND: Final = (PS, "-axww", *(word for column in _COLUMNS for word in ("-o", f"{column}=")))
-ENVIRONMENT: Final = {"LC_ALL": "C", "TZ": "UTC", "PATH": "/usr/bin:/bin"}
+COLUMNS: Final = tuple(word for column in _COLUMNS for word in ("-o", f"{column}="))
+ALL: Final = ("-axww", *COLUMNS)
 _MONTHS: Final = {month: number for number, month in enumerate(calendar.month_abbr) if month}
 _FIELDS: Final = 10  # pid ppid uid stat dow month day time year rss, then the command
-REMEMBERED_MAX: Final = 65_536
+_PID_MAX: Final = 1 << 31
+
+Run = Callable[[tuple[str, ...]], bytes]
+Identify = Callable[[int], ProcessId | None]
+
+
+class NotTold(Exception):
+    """The system would not say when a process was started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +50,13 @@ class Row:
     command: bytes
 
     @property
+    def first_thread_dead(self) -> bool:
+        """Linux: a zombie of several threads (`Zl`). The others live and hold the memory, and ps shows no arguments."""
+        return self.stat.startswith("Z") and "l" in self.stat
+
+    @property
     def zombie(self) -> bool:
-        return self.stat.startswith("Z")
+        return self.stat.startswith("Z") and not self.first_thread_dead
 
     @property
     def traced(self) -> bool:
@@ -55,6 +66,11 @@ class Row:
     @property
     def stopped(self) -> bool:
         return self.stat.startswith("T") and not self.traced
+
+    @property
+    def kernel_thread(self) -> bool:
+        """Linux: a child of kthreadd, or itself, without memory; its name is in brackets."""
+        return self.rss_kib == 0 and self.parent in (0, 2) and self.command.startswith(b"[")
 
 
 def parse(output: bytes) -> list[Row]:
@@ -69,8 +85,9 @@ def parse(output: bytes) -> list[Row]:
             started_at = _seconds(fields[5], fields[6], fields[7], fields[8])
         except (ValueError, KeyError):
             continue
-        command = fields[10][:LOOKED_AT] if len(fields) > _FIELDS else b""
-        rows.append(Row(pid, parent, uid, fields[3].decode("ascii", "replace"), started_at, rss, command))
+        if 0 < pid < _PID_MAX:
+            command = fields[10][:LOOKED_AT] if len(fields) > _FIELDS else b""
+            rows.append(Row(pid, parent, uid, fields[3].decode("ascii", "replace"), started_at, rss, command))
     return rows
 
 
@@ -79,95 +96,88 @@ def _seconds(month: bytes, day: bytes, clock: bytes, year: bytes) -> int:
     return calendar.timegm((int(year), _MONTHS[month.decode("ascii")], int(day), hour, minute, second))
 
 
-def run(command: tuple[str, ...] = COMMAND, bound_s: float = BOUND_S) -> bytes:
-    """What ps prints. Raises CannotSee where it cannot be run, fails, or takes longer than `bound_s`."""
-    try:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
-        )
-    except OSError as problem:
-        raise CannotSee(f"{command[0]} cannot be run: {problem.strerror}") from problem
-    try:
-        printed, complaint = process.communicate(timeout=bound_s)
-    except subprocess.TimeoutExpired as late:
-        # Not waited for: a ps that hangs in the kernel would take this process along.
-        process.kill()
-        raise CannotSee(f"{command[0]} gave no answer in {bound_s:g} s") from late
-    if process.returncode or not printed:
-        said = complaint.decode("utf-8", "replace").strip()[:200]
-        raise CannotSee(f"{command[0]} ended with {process.returncode}: {said or 'it printed nothing'}")
-    return printed
-
-
 def identify(pid: int) -> ProcessId | None:
     """The process that has this pid, by the system's own token for its start: finer than ps's whole seconds, and no
-    fork. None where there is none, or only a zombie."""
+    fork. None where there is none, or only a zombie. Raises NotTold."""
     if sys.platform == "darwin":
         from admitd.processes import darwin
 
         libc = darwin.load()
         info, token = darwin.short_bsd_info(pid, libc), darwin.start_token(pid, libc)
-        return None if info is None or info.zombie or token is None else ProcessId(pid, token)
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as stat:
-            fields = stat.read().rsplit(b")", 1)[1].split()
-        return None if fields[0] in b"ZX" else ProcessId(pid, int(fields[19]))
-    except (OSError, IndexError, ValueError):
-        return None
+        if info is None or info.zombie:
+            return None
+        if token is None:
+            raise NotTold
+        return ProcessId(pid, token)
+    from admitd.processes import proc
+
+    if proc.stat("self") is None:
+        raise NotTold
+    return proc.identify(pid)
 
 
 class PsTable:
-    """ProcessTable over ps. Where `identify` cannot tell a process's start, ps's whole seconds must do."""
+    """ProcessTable over ps. Where the system cannot tell a process's start, ps's whole seconds must do."""
 
-    def __init__(self, run: Callable[[], bytes] = run, identify: Callable[[int], ProcessId | None] = identify) -> None:
-        self._run = run
+    def __init__(self, run: Run | None = None, identify: Identify = identify) -> None:
+        self._run: Run = run or Ps().run
         self._identify = identify
-        self._matcher: Matcher | None = None
-        self._known: dict[bytes, Judgement | None] = {}
-        self._one_at_a_time = threading.Lock()
+        self._remembered: Remembered | None = None
+        self._lock = threading.Lock()
 
     def look(self, matcher: Matcher, launchers: Iterable[int] = ()) -> Look:
-        with self._one_at_a_time:
-            rows = {row.pid: row for row in parse(self._run())}
+        with self._lock:
+            rows = {row.pid: row for row in parse(self._run(ALL))}
             if not rows:
                 raise CannotSee(f"{PS} printed nothing that can be read")
-            if matcher is not self._matcher or len(self._known) > REMEMBERED_MAX:
-                self._matcher, self._known = matcher, {}
-            hits = [hit for row in rows.values() if (hit := self._hit(row, matcher)) is not None]
+            if self._remembered is None or self._remembered.matcher is not matcher:
+                self._remembered = Remembered(matcher)
+            judged = ((row, self._remembered.judge(row.command)) for row in rows.values() if not row.kernel_thread)
+            hits = [Hit(row.pid, judgement, row.command) for row, judgement in judged if judgement is not None]
             sightings, passed_over = sight(hits, lambda pid: self._details(rows, pid), launchers, os.getpid())
-            return Look(len(rows), sightings, passed_over, (), {hit.pid: hit.line for hit in hits})
+            lines = {hit.pid: hit.line for hit in hits}
+            return Look(len(rows), sightings, passed_over, tuple(self._unread(rows)), lines)
 
     def identify(self, pid: int) -> ProcessId | None:
-        return self._identify(pid)
+        try:
+            return self._identify(pid)
+        except NotTold:
+            row = self._one(pid).get(pid)
+            return None if row is None or row.zombie else ProcessId(pid, row.started_at)
 
     def again(self, process: Process, matcher: Matcher) -> Judgement | None:
-        rows = self._one(process.id.pid)
-        found = self._details(rows, process.id.pid)
-        if found is None or found.process.id != process.id:
+        pid = process.id.pid
+        if self.identify(pid) != process.id:
             return None
-        return matcher.judge(rows[process.id.pid].command)
+        row = self._one(pid).get(pid)
+        if row is None or row.zombie or self.identify(pid) != process.id:
+            return None
+        return matcher.judge(row.command)
 
     def close(self) -> None:
         """Nothing is kept open between looks."""
 
     def _one(self, pid: int) -> Mapping[int, Row]:
-        """One process's row. `-p` ends with 1 where there is none, which is no fault."""
-        try:
-            return {row.pid: row for row in parse(run((PS, "-ww", "-p", str(pid), *COMMAND[2:])))}
-        except CannotSee:
-            return {}
-
-    def _hit(self, row: Row, matcher: Matcher) -> Hit | None:
-        if row.command not in self._known:
-            self._known[row.command] = matcher.judge(row.command)
-        judgement = self._known[row.command]
-        return None if judgement is None else Hit(row.pid, judgement, row.command)
+        """One process's row; none where it is gone."""
+        return {row.pid: row for row in parse(self._run(("-ww", "-p", str(pid), *COLUMNS)))}
 
     def _details(self, rows: Mapping[int, Row], pid: int) -> Details | None:
         row = rows.get(pid)
         if row is None:
             return None
-        identity = self._identify(pid) or ProcessId(pid, row.started_at)
+        try:
+            identity = self._identify(pid)
+        except NotTold:
+            identity = ProcessId(pid, row.started_at)
+        if identity is None:
+            return None
         age = max(0.0, time.time() - row.started_at)
         process = Process(identity, row.uid, row.stopped, row.traced, age)
         return Details(process, row.parent, row.zombie)
+
+    def _unread(self, rows: Mapping[int, Row]) -> Iterable[Unread]:
+        me = os.geteuid()
+        for row in rows.values():
+            found = self._details(rows, row.pid) if row.first_thread_dead else None
+            if found is not None:
+                yield Unread(found.process.id, {RAM: row.rss_kib * 1024}, could_be_ours=me in (0, row.uid))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -10,6 +11,8 @@ from admitd.core.terms import Process, ProcessId, Sighting, Unread
 from admitd.processes.matching import Judgement, Matcher, Role
 
 ANCESTORS_LOOKED_AT: Final = 64
+_RUNS_ADMIT: Final = re.compile(rb"(?:\A|[\0\s/'\"(;&|])admit[\0\s]")
+"""`sh -c 'admit run a -- ... & admit run b -- ...'`: the shell starts both, and is neither."""
 
 
 class CannotSee(Exception):
@@ -56,7 +59,8 @@ class ProcessTable(Protocol):
         """The process that has this pid now; None where there is none, or only a zombie."""
 
     def again(self, process: Process, matcher: Matcher) -> Judgement | None:
-        """Look at one process once more; None where it is gone or its pid belongs to another now."""
+        """Look at one process once more; None where it is gone, is nothing to us any more, or its pid belongs to
+        another now. Raises CannotSee where it is there and does not show itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +79,14 @@ def sight(
     own_pid: int,
 ) -> tuple[tuple[Sighting, ...], tuple[PassedOver, ...]]:
     """Hits -> sightings. Left out, always: admit's own processes and the commands it runs; and, of mere mentions,
-    whoever starts a load: the shell around an `admit run`, say."""
+    whoever starts the load of what it mentions: the shell around an `admit run`, say."""
     hits = list(hits)
-    own = {hit.pid for hit in hits if hit.judgement.role is Role.OWN} | {own_pid}
+    parents = _Parents(details)
     helpers = {hit.pid for hit in hits if hit.judgement.role is Role.HELPER}
     claiming = [hit for hit in hits if hit.judgement.claims]
-    parents = _Parents(details)
-    starting: set[int] = set()
-    if any(claim.mention for hit in claiming for claim in hit.judgement.claims):
-        for pid in own | set(launchers):
-            starting.update((pid, *parents.above(pid)))
+    mentioned = any(claim.mention for hit in claiming for claim in hit.judgement.claims)
+    starting = _starters(hits, parents) if mentioned else {}
+    launchers = set(launchers)
     seen: list[Sighting] = []
     passed_over: list[PassedOver] = []
     for hit in claiming:
@@ -95,8 +97,8 @@ def sight(
         for claim in hit.judgement.claims:
             why = ours
             if claim.other_program:
-                why = f"its program is {claim.program}, and `program:` names another"
-            elif claim.mention and hit.pid in starting:
+                why = why or f"its program is {claim.program}, and `program:` names another"
+            elif claim.mention and (hit.pid in launchers or _only_starts(hit, claim.service, starting)):
                 why = why or "it only starts a load"
             if why:
                 passed_over.append(PassedOver(hit.pid, claim.service, claim.program, why))
@@ -105,9 +107,29 @@ def sight(
     return tuple(seen), tuple(passed_over)
 
 
+def _starters(hits: Iterable[Hit], parents: _Parents) -> dict[int, set[str]]:
+    """Those above one of admit's processes, and the words of its command line: the service it loads is among them."""
+    starting: dict[int, set[str]] = {}
+    for hit in hits:
+        if hit.judgement.role is Role.OWN:
+            words = set(re.split(r"[\0 ]", hit.line.decode("utf-8", "replace")))
+            for pid in parents.above(hit.pid):
+                starting.setdefault(pid, set()).update(words)
+    return starting
+
+
+def _only_starts(hit: Hit, service: str, starting: Mapping[int, set[str]]) -> bool:
+    """Whether a mention is of what is being loaded below it. A service that happens to load another one is not: it
+    keeps its own charge, even where its pattern matches its arguments only."""
+    words = starting.get(hit.pid)
+    return words is not None and (service in words or _RUNS_ADMIT.search(hit.line) is not None)
+
+
 def _ours(hit: Hit, own_pid: int, helpers: set[int], parents: _Parents) -> str | None:
-    if hit.pid == own_pid or hit.judgement.role is not Role.FOREIGN:
-        return f"it is {hit.judgement.role.value}" if hit.judgement.role is not Role.FOREIGN else "it is admit itself"
+    if hit.pid == own_pid:
+        return f"it is {Role.OWN.value}"
+    if hit.judgement.role is not Role.FOREIGN:
+        return f"it is {hit.judgement.role.value}"
     if helpers and not helpers.isdisjoint(parents.above(hit.pid)):
         return f"it belongs to {Role.HELPER.value}"
     return None

@@ -24,7 +24,7 @@ static int *kept; /* by pid: descriptor + 1, or 0 */
 static int most;
 
 static int open_one(int proc, const char *pid, const char *what) {
-    char path[64];
+    char path[300];
     snprintf(path, sizeof path, "%s/%s", pid, what);
     return openat(proc, path, O_RDONLY | O_CLOEXEC);
 }

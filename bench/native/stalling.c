@@ -3,7 +3,8 @@
  *
  * STALLING_MS: how long one walk should hold the lock. One GiB of memory is mapped again and again until a walk over
  * all mappings (mlock, munlock; mprotect where mlock may not) takes that long. "ready WAY MS" tells how long it is.
- * Then, for each line of stdin, one walk; answers "ended NANOSECONDS". Its command line is whatever it was started as.
+ * Then, for each line of stdin, one mlock; answers "ended NANOSECONDS", and unlocks. Its command line is whatever it was
+ * started as.
  */
 #define _GNU_SOURCE
 #include <signal.h>
@@ -61,10 +62,10 @@ int main(void) {
     printf("ready %s %lld\n", locks ? "mlock" : "mprotect", took / 1000000);
     fflush(stdout);
     char line[32];
-    for (int half = 0; fgets(line, sizeof line, stdin); half = !half) {
-        took = walk(half);
-        printf("ended %lld\n", took);
+    while (fgets(line, sizeof line, stdin)) {
+        printf("ended %lld\n", walk(0));
         fflush(stdout);
+        walk(1);
     }
     return 0;
 }

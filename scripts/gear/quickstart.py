@@ -50,16 +50,6 @@ SERVICE = """\
 class Departure(Exception):
     """A step did not end as the story says."""
 
-    code = 1
-
-
-class Interrupted(Departure):
-    """Someone wants it to end here."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"ended by {signal.Signals(number).name}")
-        self.code = 128 + number
-
 
 class Story:
     """Commands shown and run in a home of their own: nothing of the user's is read or written."""
@@ -103,9 +93,7 @@ class Story:
             self.command.send_signal(self.interrupted)
         code = self.command.wait()
         self.command = None
-        if self.interrupted:
-            raise Interrupted(self.interrupted)
-        if code != expect:
+        if code != expect or self.interrupted:
             raise Departure(f"`{line}` ended with {code}; the story says {expect}")
         if expect != DONE:
             print(f"(exit {expect})", flush=True)
@@ -138,15 +126,15 @@ class Story:
         give_up_at = time.monotonic() + 60
         while left := self.holding():
             if time.monotonic() > give_up_at:
-                raise Departure(f"still there: {', '.join(left)}; see `admit explain NAME`")
+                raise Departure(f"still there: {', '.join(left)}; pids {[*left.values()]}")
             for name in left:
                 subprocess.run(["admit", "unload", name], cwd=self.home, env=self.env, capture_output=True, check=False)
             time.sleep(0.2)
 
-    def holding(self) -> list[str]:
-        """The services that hold memory, or a reservation of it."""
+    def holding(self) -> dict[str, list[int]]:
+        """The services that hold memory, or a reservation of it, each with its processes."""
         _, ledger = self.ask_json("status")
-        return [service["name"] for service in ledger["services"] if service["state"] != "stopped"]
+        return {service["name"]: service["pids"] for service in ledger["services"] if service["state"] != "stopped"}
 
 
 def free_ports(count: int) -> list[int]:
@@ -205,7 +193,9 @@ def main() -> int:
     try:
         tell(story)
     except Departure as departure:
-        departures.append(departure)
+        if not story.interrupted:
+            departures.append(departure)
+
     # Whoever presses Ctrl-C twice is in a hurry, but hardly wants two model servers left behind.
     for number in INTERRUPTS:
         signal.signal(number, signal.SIG_IGN)
@@ -214,14 +204,17 @@ def main() -> int:
     except Departure as departure:
         departures.append(departure)
 
-    if not departures:
-        shutil.rmtree(home)
-        print(f"\nDone in {time.monotonic() - began:.0f} s; nothing was left running. Next: README.md", flush=True)
-        return 0
+    shutil.rmtree(home / "models", ignore_errors=True)  # the heavy part, and never the reason
+    if story.interrupted:
+        print(f"\nquickstart: ended by {signal.Signals(story.interrupted).name}", file=sys.stderr)
     for each in departures:
         print(f"\nquickstart: {each}", file=sys.stderr)
-    print(f"What it wrote is kept in {home}", file=sys.stderr)
-    return departures[0].code
+    if departures:
+        print(f"The logs and the rest of what it wrote are kept in {home}", file=sys.stderr)
+        return 1
+    shutil.rmtree(home)
+    print(f"\nDone in {time.monotonic() - began:.0f} s; nothing was left running.", flush=True)
+    return 128 + story.interrupted if story.interrupted else 0
 
 
 if __name__ == "__main__":

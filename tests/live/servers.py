@@ -87,10 +87,10 @@ class Servers:
             psutil.wait_procs(left, timeout=0.5)
 
 
-def wait_until(true: Callable[[], Any], within_s: float = 30, what: str = "") -> Any:
-    """Poll until `true` returns something true, and return that; fails the test after `within_s`."""
+def wait_until(true: Callable[[], Any], within_s: float = 30, explain: Callable[[], object] = str) -> Any:
+    """Poll until `true` returns something true, and return that; fails the test after `within_s`, with `explain()`."""
     give_up_at = time.monotonic() + within_s
     while not (result := true()):
-        assert time.monotonic() < give_up_at, f"not within {within_s} s: {what or true}"
+        assert time.monotonic() < give_up_at, f"not within {within_s} s. {explain()}"
         time.sleep(0.02)
     return result

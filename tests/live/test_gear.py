@@ -83,7 +83,7 @@ def test_what_was_started_in_a_session_of_its_own_is_ended(servers: Servers) -> 
     starter = servers.start(sys.executable, "-c", program)
     starter.wait()
     servers.start("sleep", "60").send_signal(signal.SIGSTOP)
-    wait_until(lambda: "deaf" in servers.log(starter), what="deaf to SIGTERM")
+    wait_until(lambda: "deaf" in servers.log(starter))
     assert len(servers.alive()) == 2
     servers.stop_all(patience_s=1)
     assert servers.alive() == []

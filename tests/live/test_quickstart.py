@@ -50,9 +50,15 @@ def test_the_story_is_true(servers: Servers, temporary: Path) -> None:
 def test_cut_short_it_leaves_nothing_running(servers: Servers, temporary: Path, number: signal.Signals) -> None:
     """Ended while a server runs, by Ctrl-C or by SIGTERM, it unloads that server before it goes."""
     story = begin(servers, temporary)
-    wait_until(lambda: "$ admit load coder" in servers.log(story), within_s=60, what="chat is loaded")
+
+    def told_far_enough() -> bool:
+        assert story.poll() is None, servers.log(story)
+        return "$ admit load coder" in servers.log(story)
+
+    wait_until(told_far_enough, within_s=60, explain=lambda: servers.log(story))
     assert "mlx_lm.server" in {process.name() for process in servers.alive()}
     send = os.killpg if number == signal.SIGINT else os.kill  # a terminal tells all of them
     send(story.pid, number)
     assert story.wait(timeout=60) == 128 + number, servers.log(story)
-    wait_until(lambda: servers.alive() == [], within_s=5, what="nothing left")
+    assert servers.alive() == []
+    assert list(temporary.iterdir()) == []

@@ -1,0 +1,255 @@
+"""sweep: one pass over the command lines of /proc, in a thread that may be left behind.
+
+A command line cannot be read while its owner holds its memory map (a server that mlocks its weights does, for hundreds
+of milliseconds), and that read cannot be interrupted. So reading has a thread of its own: when it hangs in the kernel,
+it is left behind with that one process, and another goes on with the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from admitd.processes import proc
+from admitd.processes.matching import Remembered
+from admitd.processes.naming import LOOKED_AT
+from admitd.processes.table import Hit
+
+FIRST_READ: Final = 4096
+"""Nearly every command line fits; a longer one is read on up to LOOKED_AT."""
+STALL_SLICE_S: Final = 0.01
+"""How often a sweep is looked at. One that hangs in the kernel on the same process is told to stop, and left behind if
+it still hangs there a slice later: 30 ms in all."""
+_THREADS_ASKED: Final = 8
+_BLANK_READS: Final = 20
+"""How often a blank command line is read again. It is blank for some microseconds in the middle of an exec."""
+
+
+class Blank(Exception):
+    """A live process shows no command line: it is in the middle of an exec, or has none."""
+
+
+class CommandLines:
+    """Reads command lines, through one kept descriptor per process as far as `keep` reaches.
+
+    A kept descriptor of /proc/PID/cmdline shows the new argv after exec and gives ESRCH once the process is reaped, so
+    that a reused pid is noticed. Nothing that was read is remembered here.
+    """
+
+    def __init__(self, root: str, keep: int) -> None:
+        self._root = root
+        self._keep = keep
+        self._kept: dict[str, int] = {}
+        self._kernel: set[str] = set()
+
+    @property
+    def kept(self) -> int:
+        """How many descriptors stay open."""
+        return len(self._kept)
+
+    def names(self) -> list[str]:
+        """The processes there are now. Raises OSError, or NoDescriptors."""
+        return [name for name in proc.listed(self._root) if "0" <= name[0] <= "9"]
+
+    def read(self, name: str) -> bytes | None:
+        """A command line, empty for a kernel thread or a zombie; None where the process is gone.
+
+        Raises Blank; OSError where the process is there and cannot be read, NoDescriptors where nothing can.
+        """
+        fd = self._kept.get(name)
+        try:
+            if fd is not None:
+                try:
+                    line = os.pread(fd, FIRST_READ, 0)
+                    if line:
+                        return line if len(line) < FIRST_READ else _read_on(fd, line)
+                    return b"" if name in self._kernel else self._other_than_blank(name)
+                except ProcessLookupError:
+                    self._drop(name)
+            return self._open_and_read(name) or self._other_than_blank(name)
+        except (ProcessLookupError, FileNotFoundError):
+            return None
+
+    def _open_and_read(self, name: str) -> bytes:
+        fd = proc.open_to_read(f"{self._root}/{name}/cmdline")
+        keep = False
+        try:
+            line = os.pread(fd, FIRST_READ, 0)
+            line = line if len(line) < FIRST_READ else _read_on(fd, line)
+            keep = len(self._kept) < self._keep and name not in self._kept
+            return line
+        finally:
+            if keep:
+                self._kept[name] = fd
+            else:
+                os.close(fd)
+
+    def _other_than_blank(self, name: str) -> bytes:
+        """A blank line is a kernel thread, a zombie, a process in the middle of an exec, or one whose first thread has
+        exited while others live and hold its memory: only those show it, under task/."""
+        for _ in range(_BLANK_READS):
+            stat = proc.stat(name, self._root)
+            if stat is None or stat.zombie:
+                return b""
+            if stat.kernel_thread:
+                if name in self._kept:
+                    self._kernel.add(name)
+                return b""
+            if stat.first_thread_dead:
+                return self._of_another_thread(name)
+            os.sched_yield()
+            line = self._open_and_read(name)
+            if line:
+                return line
+        raise Blank
+
+    def _of_another_thread(self, name: str) -> bytes:
+        for thread in proc.other_threads(name, self._root)[:_THREADS_ASKED]:
+            try:
+                fd = proc.open_to_read(f"{self._root}/{name}/task/{thread}/cmdline")
+            except OSError:
+                continue
+            try:
+                line = os.pread(fd, LOOKED_AT, 0)
+            except OSError:
+                continue
+            finally:
+                os.close(fd)
+            if line:
+                return line
+        return b""
+
+    def let_go(self, names: Sequence[str], held: frozenset[str] = frozenset()) -> None:
+        """Close the descriptors of those that are not among `names`, once they are too many. `held` are in use."""
+        if self._kept and (len(self._kept) > len(names) or len(self._kept) >= self._keep):
+            alive = held.union(names)
+            for name in [name for name in self._kept if name not in alive]:
+                self._drop(name)
+
+    def keep_fewer(self, held: frozenset[str] = frozenset()) -> bool:
+        """Close them all and keep at most half as many from now on; whether there were any."""
+        closing = [name for name in self._kept if name not in held]
+        self._keep = min(self._keep, len(self._kept)) // 2
+        for name in closing:
+            self._drop(name)
+        return bool(closing)
+
+    def close(self, held: frozenset[str] = frozenset()) -> None:
+        """Give the descriptors back; one that a left-behind thread still hangs on is kept as long as this process."""
+        for name in [name for name in self._kept if name not in held]:
+            self._drop(name)
+
+    def _drop(self, name: str) -> None:
+        fd = self._kept.pop(name, None)
+        if fd is not None:
+            os.close(fd)
+        self._kernel.discard(name)
+
+
+class Sweep:
+    """One pass over `names`; written by the reading thread, watched by the one that asked.
+
+    `at` is how many of the names were dealt with, and so the index of the one being read. `unreadable` are there and
+    would not be read, `blank` showed nothing.
+    """
+
+    __slots__ = (
+        *("_done", "_lines", "_names", "_remembered", "_told_to_stop"),
+        *("at", "blank", "finished", "hits", "unreadable"),
+    )
+
+    def __init__(self, lines: CommandLines, names: Sequence[str], remembered: Remembered) -> None:
+        self._lines = lines
+        self._names = names
+        self._remembered = remembered
+        self._told_to_stop = False
+        self._done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self.at = 0
+        self.finished = False
+        self.hits: list[Hit] = []
+        self.unreadable: list[str] = []
+        self.blank: list[str] = []
+
+    def run(self) -> None:
+        """Read and judge. In the reading thread."""
+        problem: BaseException | None = None
+        try:
+            self._run()
+        except BaseException as raised:  # handed to the thread that asked, which raises it
+            problem = raised
+        self.finished = True
+        self._done.put(problem)
+
+    def _run(self) -> None:
+        read, judge, hits = self._lines.read, self._remembered.judge, self.hits
+        for name in self._names:
+            if self._told_to_stop:
+                return
+            try:
+                line = read(name)
+            except OSError:
+                self.unreadable.append(name)
+                line = None
+            except Blank:
+                self.blank.append(name)
+                line = None
+            if line:
+                judgement = judge(line)
+                if judgement is not None:
+                    hits.append(Hit(int(name), judgement, line))
+            self.at += 1
+
+    def wait(self, reader: Reader, give_up: float) -> int | None:
+        """Wait until it has stopped, at its end or before; or the index of what the thread hangs on and is left with.
+
+        A thread that is left was told to stop a slice before, so that it does nothing more than end its one read.
+        """
+        before = -1
+        try:
+            while not self._has_stopped():
+                late = time.monotonic() > give_up
+                at = self.at
+                if late or (at == before and reader.hangs()):
+                    if self._told_to_stop:
+                        return at
+                    self._told_to_stop = True
+                before = at
+        except BaseException:
+            self._told_to_stop = True
+            raise
+        return None
+
+    def _has_stopped(self) -> bool:
+        try:
+            problem = self._done.get(timeout=STALL_SLICE_S)
+        except queue.Empty:
+            return False
+        if problem is not None:
+            raise problem
+        return True
+
+
+class Reader:
+    """The thread that reads. It ends when it is given None."""
+
+    def __init__(self) -> None:
+        self.jobs: queue.SimpleQueue[Sweep | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="admit-read", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while (sweep := self.jobs.get()) is not None:
+            sweep.run()
+
+    def hangs(self) -> bool:
+        """Whether it sleeps uninterruptibly in the kernel, rather than waiting for a processor."""
+        stat = proc.stat(f"self/task/{self._thread.native_id}")
+        return stat is not None and stat.state == "D"
+
+
+def _read_on(fd: int, line: bytes) -> bytes:
+    return line + os.pread(fd, LOOKED_AT - len(line), len(line))
