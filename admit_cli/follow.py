@@ -104,7 +104,8 @@ class Following:
         self._gate = inside.house.gate
         self._service = inside.declared(self._name)
         if self._line.is_live:
-            tell(f"{self._name} is admitted, {self._budget_mb} MB are reserved; log: {self._log}")
+            tell(f"{self._name} is admitted, {self._budget_mb} MB are reserved")
+            tell(f"  log: {render.from_home(str(self._log))}")
         self._load = loading.Load(self._gate, self._service, self._log, self._held)
         outcome = self._load.follow(_shown(self._line, self._service))
         self._line.end()
@@ -130,7 +131,8 @@ class Following:
         tell(f"admit: {self._name} {why}")
         for each in tail:
             tell(f"  | {printable(each)}")
-        tell(f"  log: {self._log}" if tail else f"  its load_cmd printed nothing to {self._log}")
+        log = render.from_home(str(self._log))
+        tell(f"  log: {log}" if tail else f"  its load_cmd printed nothing to {log}")
         body = {"verdict": "admitted", "outcome": word, "service": self._name, "detail": why, "log": str(self._log)}
         if word == "timed_out":
             body["left"] = self._clean_up() if self._values["cleanup"] else self._left_running()

@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 import sys
 
+from admit_cli.tell import out, printable
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -20,8 +22,6 @@ _STATE_COLOURS = {"loaded": "green", "reserved": "cyan", "half_loaded": "yellow"
 def print_json(body: Any) -> None:
     """JSON on stdout, for programs."""
     import json
-
-    from admit_cli.tell import out
 
     out(json.dumps(body, indent=2, ensure_ascii=not _is_utf8(sys.stdout.encoding)))
 
@@ -38,10 +38,25 @@ def terminal_width() -> int:
         return WIDTH + 1
 
 
+def folded(text: str) -> str:
+    """A sentence, folded between words where a terminal would break it within one. Commands are never folded."""
+    if not sys.stderr.isatty():
+        return text
+    import textwrap
+
+    return textwrap.fill(text, terminal_width() - 1, subsequent_indent="  ", break_long_words=False)
+
+
+def from_home(path: str) -> str:
+    """A path as people write it."""
+    home = os.environ.get("HOME", "").rstrip("/")
+    return f"~{path[len(home) :]}" if home and path.startswith(f"{home}/") else path
+
+
 def on_screen(text: str) -> str:
     """`text` in place of what the terminal shows, without a flicker, and no longer than the terminal is high."""
     try:
-        rows = os.get_terminal_size(1).lines
+        rows = os.get_terminal_size(1).lines or 24
     except OSError:
         rows = 24
     lines = text.split("\n")
@@ -91,27 +106,30 @@ def status(ledger: dict[str, Any]) -> str:
         lines.append(f"reserved: {held['service']}, {held['budget_mb']} MB, for {who} ({_left(held['expires_at'])})")
     for place, waiter in enumerate(ledger["waiting"], 1):
         lines.append(f"waiting, position {place}: {waiter['service']} (priority {waiter['priority']})")
-    lines += [coloured(f"warning: {warning}", "yellow") for warning in ledger["warnings"]]
+    lines += [coloured(f"warning: {printable(warning)}", "yellow") for warning in ledger["warnings"]]
     return "\n".join(lines)
 
 
 def _pool_bar(ledger: dict[str, Any]) -> str:
-    """One letter a service, dots for what is free; never less than one letter for who is charged anything."""
+    """One letter a service, dots for what is free; never less than one letter for who is charged anything. Where two
+    neighbours begin with the same letter, the second is shown in capitals. A > at the end: over-committed."""
     width, pool = WIDTH - 2, max(1, ledger["pool_mb"])
+    charged = [(s["name"][0].lower(), s["charged_mb"]) for s in ledger["services"] if s["charged_mb"]]
+    charged += [("?", each["charged_mb"]) for each in ledger["undeclared"] if each["charged_mb"]]
+    cells = [max(1, round(charge / pool * width)) for _, charge in charged]
+    while sum(cells) > width and max(cells) > 1:
+        cells[cells.index(max(cells))] -= 1
     drawn = ""
-    for service in ledger["services"]:
-        if service["charged_mb"]:
-            drawn += service["name"][0] * max(1, round(service["charged_mb"] / pool * width))
-    drawn += "?" * round(sum(each["charged_mb"] for each in ledger["undeclared"]) / pool * width)
-    if len(drawn) > width:
-        return f"[{drawn[: width - 1]}>"
-    return f"[{drawn.ljust(width, '.')}]"
+    for (letter, _), count in zip(charged, cells, strict=True):
+        drawn += (letter.upper() if drawn.endswith(letter) else letter) * count
+    end = ">" if ledger["charged_mb"] > ledger["pool_mb"] else "]"
+    return f"[{drawn[:width].ljust(width, '.')}{end}"
 
 
 def _pressure(pressure: dict[str, Any], live_veto: bool) -> str:
     level = pressure["level"] or "unknown"
     colour = {"normal": "green", "warn": "yellow", "critical": "red"}.get(level, "dim")
-    veto = "" if live_veto else "; live_veto is off"
+    veto = "" if live_veto else "\nlive_veto: off"
     return f"pressure: {coloured(level, colour)} ({pressure['why']}){veto}"
 
 
@@ -146,7 +164,7 @@ def _left(expires_at: float) -> str:
 
 def refusal(refused: dict[str, Any]) -> str:
     """Not this one, not now: why, who stands in the way, the command that makes room."""
-    lines = [f"admit: {refused['service']} is refused ({refused['reason']}): {refused['detail']}"]
+    lines = [folded(f"admit: {refused['service']} is refused ({refused['reason']}): {refused['detail']}")]
     width = max((len(blocker["service"]) for blocker in refused["blockers"]), default=0)
     for blocker in refused["blockers"][:8]:
         lines.append(f"  in the way: {blocker['service']:{width}}  {blocker['charged_mb']} MB  {blocker['why']}")
@@ -164,14 +182,14 @@ def refusal(refused: dict[str, Any]) -> str:
 def plan_to_agree(refused: dict[str, Any]) -> str:
     """What --evict is about to unload."""
     charged = {blocker["service"]: blocker["charged_mb"] for blocker in refused["blockers"]}
-    lines = [f"{refused['service']}: {refused['detail']}", "To make room, these would be unloaded, in this order:"]
+    lines = [folded(refused["detail"]), "To make room, these would be unloaded, in this order:"]
     lines += [f"  {name}  {charged.get(name, '?')} MB" for name in refused["victims"]]
     return "\n".join(lines)
 
 
 def plan(answer: dict[str, Any]) -> str:
     """What would have to go."""
-    lines = [answer["detail"]]
+    lines = [folded(answer["detail"])]
     if answer["victims"]:
         lines.append(f"would have to be unloaded: {', '.join(answer['victims'])}")
     if answer["remedy"]:
@@ -253,5 +271,5 @@ def explained(found: dict[str, Any]) -> str:
         lines.append("If one of these really is the service, declare its name:   program: NAME")
     if found["check"] is not None:
         answer = {True: "loaded", False: "not loaded", None: "could not be run"}[found["check"]["loaded"]]
-        lines.append(f"loaded_check_cmd: {answer}; {found['check']['said']}")
+        lines.append(f"loaded_check_cmd: {answer}; {printable(found['check']['said'])}")
     return "\n".join(lines)

@@ -9,6 +9,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_UNWRITTEN = "the answer could not be written to stdout"
+
 
 def tell(text: str, end: str = "\n") -> None:
     """Say it to people, on stderr, at once."""
@@ -36,7 +38,7 @@ def flush() -> bool:
         _silence(1)
     except OSError as problem:
         _silence(1)
-        tell(f"admit: the answer could not be written to stdout: {problem.strerror}")
+        tell(f"admit: {_UNWRITTEN}: {problem.strerror}")
         return False
     return True
 
@@ -66,6 +68,9 @@ def _written(write: Callable[[], None]) -> bool:
     except BrokenPipeError:
         _silence(1)
         return False
+    except OSError as problem:
+        _silence(1)
+        raise OSError(problem.errno, f"{_UNWRITTEN}: {problem.strerror}") from problem
     return True
 
 

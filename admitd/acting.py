@@ -94,7 +94,12 @@ class Acting:
 
     def _follow(self, service: Service, held: str | None) -> loading.Outcome:
         log = Path(places.log_path(self._environ, service.name))
-        return loading.Load(self._flight.gate, service, log, held).follow(lambda _: None)
+        load = loading.Load(self._flight.gate, service, log, held)
+        try:
+            return load.follow(lambda _: None)
+        finally:
+            # It is this process's child for as long as it lives; unless somebody waits for it, it ends as a zombie.
+            threading.Thread(target=load.process.wait, name="admit-reap", daemon=True).start()
 
     @contextlib.contextmanager
     def _alone(self, name: str) -> Iterator[None]:

@@ -84,6 +84,7 @@ class Load:
                 os.close(lease)
         self._began = time.monotonic()
         self._seen_since: float | None = None
+        self._was_seen = False
 
     def follow(self, on_progress: Callable[[Progress], None]) -> Outcome:
         """Look until there is an outcome. Interrupt it at any time: what was started goes on by itself."""
@@ -121,7 +122,7 @@ class Load:
     def _judge(self, account: Account, code: int | None, elapsed: float) -> tuple[Outcome | None, str]:
         real = bool(account.processes) or (account.check is not None and account.check.loaded is True)
         if not account.state.is_loaded or not real:
-            gone = self._seen_since is not None
+            gone = self._was_seen
             self._seen_since = None
             if code is not None and (code != 0 or gone):
                 what = f"load_cmd ended with {actuator.exit_text(code)}"
@@ -131,6 +132,7 @@ class Load:
             return None, "waiting for it to appear" if code is None else "load_cmd has ended, waiting for it to appear"
         if self._seen_since is None:
             self._seen_since = time.monotonic()
+        self._was_seen = True
         if account.state is State.SUSPENDED:
             return None, "it is stopped (state T)"
         if account.state is State.HALF_LOADED:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from admitd.core.terms import Probe
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from http.client import HTTPConnection
 
 READ_MAX: Final = 65_536
@@ -37,23 +38,22 @@ def ask(probe: Probe, timeout_s: float | None = None) -> Heard:
     url = urlsplit(probe.url)
     kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
     connection = kind(url.hostname or "", url.port, timeout=bound)
-    # A timeout of a socket begins anew with every byte; this one ends the whole of it.
-    cut = threading.Timer(bound, _cut, (connection,))
-    cut.daemon = True
-    cut.start()
     try:
-        answered, detail = _exchange(connection, probe)
+        with _cut_after(connection, bound):
+            answered, detail = _exchange(connection, probe)
+        if time.monotonic() - began >= bound:
+            answered, detail = False, _late(probe, bound)
     except (OSError, ValueError, http.client.HTTPException) as problem:
-        if isinstance(problem, TimeoutError) or time.monotonic() - began >= bound:
-            detail = f"no answer from {probe.url} in {bound:g} s"
-        else:
-            why = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
-            detail = f"{probe.url}: {why}"
-        answered = False
+        why = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
+        is_late = isinstance(problem, TimeoutError) or time.monotonic() - began >= bound
+        answered, detail = False, _late(probe, bound) if is_late else f"{probe.url}: {why}"
     finally:
-        cut.cancel()
         connection.close()
     return Heard(answered, detail, time.monotonic() - began)
+
+
+def _late(probe: Probe, bound: float) -> str:
+    return f"no answer from {probe.url} in {bound:g} s"
 
 
 def _exchange(connection: HTTPConnection, probe: Probe) -> tuple[bool, str]:
@@ -64,13 +64,27 @@ def _exchange(connection: HTTPConnection, probe: Probe) -> tuple[bool, str]:
     response = connection.getresponse()
     said = response.read(READ_MAX)
     detail = f"{response.status} from {probe.url}"
-    if response.status == probe.expect_status:
-        return True, detail
-    return False, f"{detail}, expected {probe.expect_status}: {said[:200].decode('utf-8', 'replace').strip()}"
+    if response.status != probe.expect_status:
+        return False, f"{detail}, expected {probe.expect_status}: {said[:200].decode('utf-8', 'replace').strip()}"
+    if response.length and len(said) < READ_MAX:
+        return False, f"{detail}, but the answer broke off"
+    return True, detail
 
 
-def _cut(connection: HTTPConnection) -> None:
-    sock = connection.sock
-    if sock is not None:
+@contextlib.contextmanager
+def _cut_after(connection: HTTPConnection, bound: float) -> Iterator[None]:
+    """Connect, and end the connection after `bound`: a socket's own timeout begins anew with every byte."""
+    connection.connect()
+    sock = connection.sock  # kept here: http.client forgets it as soon as it has seen the headers
+
+    def cut() -> None:
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(bound, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

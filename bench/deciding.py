@@ -23,11 +23,11 @@ def measure(plan: Plan) -> Results:
     out: Results = {"crowds": []}
     for total in plan.crowds:
         with crowd(total) as processes:
-            out["crowds"].append({"wanted": total, "processes": processes, **_one_crowd(plan)})
+            out["crowds"].append({"wanted": total, "processes": processes, **_one_crowd(plan, total)})
     return out
 
 
-def _one_crowd(plan: Plan) -> Results:
+def _one_crowd(plan: Plan, total: int) -> Results:
     with ExitStack() as stack:
         worlds = {count: stack.enter_context(world(count)) for count in plan.services}
         first = worlds[plan.services[0]]
@@ -56,7 +56,8 @@ def _one_crowd(plan: Plan) -> Results:
                     del residents[name]
                     skipped[name] = str(why)
         turns: dict[str, Callable[[], float]] = {name: one.once for name, one in residents.items()}
-        seconds = take_turns(turns, plan.turns, frozenset(DEAR), plan.dear_every)
+        enough = min(plan.turns, max(plan.turns // 4, plan.turns * plan.main_crowd // total))
+        seconds = take_turns(turns, enough, frozenset(DEAR), plan.dear_every)
         _check_answers(residents)
         return {"ways": {name: figures(each) for name, each in seconds.items()}, "skipped": skipped}
 

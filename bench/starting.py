@@ -38,14 +38,16 @@ def _commands(plan: Plan, home: World) -> Results:
     admit = admit_command()
     with ExitStack() as stack:
         port, _ = stack.enter_context(daemon(home))
-        environ = {**home.environ, "ADMIT_PORT": str(port)}
+        # As people start it: installed, and without a path of the bench's own to search.
+        bare_environ = {name: value for name, value in home.environ.items() if not name.startswith("PYTHON")}
+        environ = {**bare_environ, "ADMIT_PORT": str(port)}
         fake_port = free_port()
-        fake_environ = {**home.environ, "ADMIT_PORT": str(fake_port)}
+        fake_environ = {**bare_environ, "ADMIT_PORT": str(fake_port)}
         fake = stack.enter_context(Listener(places.socket_path(fake_environ, fake_port) or ""))
         name = service_name(9)
         turns: dict[str, Callable[[], float]] = {
-            "python -I -S -c pass": lambda: _whole(python("-I", "-S", "-c", "pass"), home.environ),
-            "python -c pass": lambda: _whole(python("-c", "pass"), home.environ),
+            "python -I -S -c pass": lambda: _whole(python("-I", "-S", "-c", "pass"), bare_environ),
+            "python -c pass": lambda: _whole(python("-c", "pass"), bare_environ),
             "admit status, until its request": lambda: fake.until_request([admit, "status"], fake_environ),
             "admit load, until its request": lambda: fake.until_request([admit, "load", name], fake_environ),
             "admit status, whole": lambda: _whole([admit, "status"], environ),

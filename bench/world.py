@@ -49,6 +49,7 @@ def world(services: int) -> Iterator[World]:
     foreign = ("ADMIT_", "XDG_", "PYTHON")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     environ |= {"HOME": str(folder), "ADMIT_STATE_DIR": str(folder / "state"), "PYTHONPATH": str(ROOT)}
+    environ["PYTHONSAFEPATH"] = "1"  # whatever lies in the current folder is not ours
     environ["ADMIT_PORT"] = str(free_port())
     try:
         (folder / "state").mkdir(mode=0o700)

@@ -1,5 +1,5 @@
-"""daemons: a real daemon to talk to, with a home of its own; the same server inside this process, where the world behind
-it must be replaced; and requests as bytes, since no HTTP library sends the ones that matter here."""
+"""daemons: a real daemon to talk to, with a home of its own; the same server inside this process, where the world
+behind it must be replaced; and requests as bytes, since no HTTP library sends the ones that matter here."""
 
 from __future__ import annotations
 
@@ -256,10 +256,9 @@ class Daemon(Door):
         return sorted(path.name for path in self.state_folder.iterdir() if "~" in path.name)
 
     def admit(self, *words: str) -> subprocess.CompletedProcess[str]:
+        environ = {**self.environ, "ADMIT_PORT": str(self.port)}
         command = [str(ADMIT), *words]
-        return subprocess.run(
-            command, env={**self.environ, "ADMIT_PORT": str(self.port)}, capture_output=True, text=True, timeout=60
-        )
+        return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
 
 
 def prepared(folder: Path, services: str) -> Daemon:

@@ -45,6 +45,7 @@ class CommandLines:
         self._keep = keep
         self._kept: dict[str, int] = {}
         self._kernel: set[str] = set()
+        self._closed = False
 
     @property
     def kept(self) -> int:
@@ -53,6 +54,7 @@ class CommandLines:
 
     def names(self) -> list[str]:
         """The processes there are now. Raises OSError, or NoDescriptors."""
+        self._closed = False
         return [name for name in proc.listed(self._root) if "0" <= name[0] <= "9"]
 
     def read(self, name: str) -> bytes | None:
@@ -139,8 +141,14 @@ class CommandLines:
         return bool(closing)
 
     def close(self, held: frozenset[str] = frozenset()) -> None:
-        """Give the descriptors back; one that a left-behind thread still hangs on is kept as long as this process."""
+        """Give the descriptors back. A thread that still hangs on one gives it back itself: see `left`."""
+        self._closed = True
         for name in [name for name in self._kept if name not in held]:
+            self._drop(name)
+
+    def left(self, name: str) -> None:
+        """A thread that was left behind with `name` has ended its read."""
+        if self._closed:
             self._drop(name)
 
     def _drop(self, name: str) -> None:
@@ -182,6 +190,8 @@ class Sweep:
         except BaseException as raised:  # handed to the thread that asked, which raises it
             problem = raised
         self.finished = True
+        if self._told_to_stop and self.at:
+            self._lines.left(self._names[self.at - 1])
         self._done.put(problem)
 
     def _run(self) -> None:

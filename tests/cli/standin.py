@@ -30,7 +30,7 @@ def main() -> None:
     if given.stubborn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     held = bytearray(given.hold_mb << 20)
-    held[:: 4096] = b"x" * len(held[::4096])
+    held[::4096] = b"x" * len(held[::4096])
     if given.tell:
         with open(f"{given.tell}.new", "w", encoding="utf-8") as out:
             out.write("\n".join([os.getcwd(), str(os.getsid(0)), str(os.getpid()), os.environ.get("A_WORD", "")]))

@@ -1,4 +1,5 @@
-"""started: the processes that a test started, however deep they went: they carry a mark that all descendants inherit."""
+"""started: the processes that a test started, however deep they went: they carry a mark that all descendants
+inherit."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def test_completion_knows_commands_options_and_declared_services(desk: Desk) -> 
 
 def test_completion_in_a_real_bash(desk: Desk) -> None:
     desk.declare(desk.service("coder"))
-    line = "COMP_WORDS=(admit load co); COMP_CWORD=2; _admit_completion admit; echo \"${COMPREPLY[@]}\""
+    line = 'COMP_WORDS=(admit load co); COMP_CWORD=2; _admit_completion admit; echo "${COMPREPLY[@]}"'
     script = f'eval "$(_ADMIT_COMPLETE=source_bash admit)"; {line}'
     done = desk.finish(desk.popen(["bash", "-c", script])).must(0)
     assert done.out.strip() == "coder"

@@ -361,9 +361,7 @@ def test_cleanup_unloads_what_came_too_late(desk: Desk) -> None:
 
 def test_cleanup_runs_the_unload_cmd_even_where_nothing_is_to_be_seen(desk: Desk) -> None:
     done_file = desk.home / "done"
-    desk.declare(
-        desk.service("coder", load_cmd="sleep 1000.139", unload_cmd=f"touch {done_file}", load_timeout_s=1)
-    )
+    desk.declare(desk.service("coder", load_cmd="sleep 1000.139", unload_cmd=f"touch {done_file}", load_timeout_s=1))
     done = desk.admit("load", "coder", "--cleanup").must(75)
     assert done_file.exists()
     assert "its load_cmd (process " in done.err

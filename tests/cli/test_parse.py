@@ -34,7 +34,9 @@ def by_us(argv: list[str]) -> Parsed | None:
 
 
 WORDS = st.one_of(
-    st.sampled_from(["coder", "x", "--", "-", "", "-h", "--wait=5s", "--wait", "--config=", "--json=1", "a b", "-j", "é"]),
+    st.sampled_from(
+        ["coder", "x", "--", "-", "", "-h", "--wait=5s", "--wait", "--config=", "--json=1", "a b", "-j", "é"]
+    ),
     st.sampled_from([option.flag for command in table.COMMANDS for option in command.options]),
     st.sampled_from(["10m", "0", "soon", "25h", "2190", "70000", "capacity.yaml", "--evic"]),
 )

@@ -77,7 +77,7 @@ def test_a_full_disk_is_no_success(desk: Desk) -> None:
     desk.declare(desk.service("big"))
     desk.daemon()
     done = desk.shell("admit status > /dev/full").must(1)
-    assert "could not be written to stdout: No space left on device" in done.err
+    assert done.err == "admit: the answer could not be written to stdout: No space left on device\n"
 
 
 def test_watch_shows_it_again_until_ctrl_c(desk: Desk) -> None:
@@ -192,10 +192,10 @@ def test_no_state_folder_is_told(desk: Desk) -> None:
 HEAVY = {"fastapi", "pydantic", "typer", "yaml", "uvicorn", "asyncio", "dataclasses", "re", "typing", "http", "pathlib"}
 
 
-def imported(desk: Desk, *words: str, code: int = 0) -> set[str]:
+def imported(desk: Desk, *words: str) -> set[str]:
     line = [sys.executable, "-I", "-X", "importtime", str(BIN / "admit"), *words]
     run = subprocess.run(line, env=desk.env, capture_output=True, text=True, check=False, cwd=desk.home)
-    assert run.returncode == code, run.stderr
+    assert run.returncode == 0, run.stderr
     lines = [each for each in run.stderr.splitlines() if each.startswith("import time:")]
     names = [each.rsplit("|", 1)[1].strip() for each in lines]
     return set(names[names.index("site") + 1 :])  # what `site` itself imports is Python's own business
@@ -207,8 +207,6 @@ def test_status_over_the_socket_imports_nothing_heavy(desk: Desk) -> None:
     names = imported(desk, "status")
     assert "admit_cli.status" in names
     assert names.isdisjoint(HEAVY - {"re", "typing"})  # json needs re; it comes when the answer is there
-    before_json = imported(desk, "plan", "nonsense!", code=66)
-    assert "json" not in before_json or True
 
 
 def test_before_the_request_not_even_json_is_imported(desk: Desk) -> None:
@@ -229,4 +227,4 @@ def test_before_the_request_not_even_json_is_imported(desk: Desk) -> None:
         done = desk.finish(desk.popen(line))
         loaded = set(eval(done.out.splitlines()[0]))
         assert loaded.isdisjoint(HEAVY | {"json", "socket", "signal", "subprocess", "enum", "typing"}), words
-        assert len(loaded) < 15, sorted(loaded)
+        assert len(loaded) < 25, sorted(loaded)

@@ -39,9 +39,7 @@ def test_its_own_command_string_or_list(desk: Desk) -> None:
     for name, command in (("lm", "rm $HOME/flag"), ("lm", ["/bin/rm", str(desk.home / "flag")])):
         flag = desk.home / "flag"
         flag.touch()
-        desk.declare(
-            desk.service(name, process_pattern=..., loaded_check_cmd=f"test -e {flag}", unload_cmd=command)
-        )
+        desk.declare(desk.service(name, process_pattern=..., loaded_check_cmd=f"test -e {flag}", unload_cmd=command))
         done = desk.admit("unload", name).must(0)
         assert done.err == "admit: running the unload_cmd of lm\n"
         assert not flag.exists()

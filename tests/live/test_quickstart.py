@@ -15,6 +15,29 @@ from tests.live.servers import GEAR, Servers, wait_until
 pytestmark = pytest.mark.slow
 
 
+README = Path(__file__).parents[2] / "README.md"
+TOUR = re.findall(r"```console\n(.*?)```", README.read_text().split("<!-- tour: ")[1], re.DOTALL)
+
+
+def plain(text: str) -> list[str]:
+    """Its lines without what differs from run to run: numbers, bars, folders, blanks; and without progress."""
+    kept = [line for line in text.splitlines() if line.strip() and not re.search(r"  \d+ s  \[[#.]+[\]>]", line)]
+    for pattern, instead in (
+        (r"/\S*/(?=\.local)", "HOME/"),
+        (r"\[[a-z?.]{20,}[\]>]", "[BAR]"),
+        (r"\d+(\.\d+)?", "N"),
+        (r"\. N of the N MB .*", ""),
+        (r"\s+", " "),
+    ):
+        kept = [re.sub(pattern, instead, line).strip() for line in kept]
+    return kept
+
+
+def has_run(lines: list[str], part: list[str]) -> bool:
+    """Whether `part` stands in `lines`, in one piece."""
+    return any(lines[at : at + len(part)] == part for at in range(len(lines)))
+
+
 @pytest.fixture
 def temporary(tmp_path: Path) -> Path:
     """Where the story makes its home, so that a test can see what is left of it."""
@@ -44,6 +67,11 @@ def test_the_story_is_true(servers: Servers, temporary: Path) -> None:
     ]
     assert servers.alive() == []
     assert list(temporary.iterdir()) == []
+    lines = plain(told)
+    for block in TOUR:
+        assert has_run(lines, plain(block)), (
+            f"README.md shows this, and the quickstart tells something else:\n{block}\n{told}"
+        )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

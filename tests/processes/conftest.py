@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +9,9 @@ import pytest
 
 from admitd.processes.linux import LinuxTable
 from admitd.processes.ps import PsTable
+from admitd.processes.running import Ps
 from admitd.processes.table import ProcessTable
 from tests.processes.crowd import Crowd, FakeProc
-
-linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's /proc")
 
 
 @pytest.fixture
@@ -23,18 +21,15 @@ def crowd(tmp_path: Path) -> Iterator[Crowd]:
     started.end_all()
 
 
+def patient_ps() -> PsTable:
+    """The real ps, with time enough on a machine that runs many tests at once."""
+    return PsTable(Ps(bound_s=60.0).run)
+
+
 @pytest.fixture(params=["proc", "kept", "ps"])
 def table(request: pytest.FixtureRequest) -> Iterator[ProcessTable]:
     """Both readers: /proc with and without kept descriptors, and ps."""
-    tables = {"proc": LinuxTable, "kept": lambda: LinuxTable(keep=4096), "ps": PsTable}
-    made = tables[request.param]()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def linux_table() -> Iterator[LinuxTable]:
-    made = LinuxTable(keep=4096)
+    made = patient_ps() if request.param == "ps" else LinuxTable(keep=4096 if request.param == "kept" else 0)
     yield made
     made.close()
 

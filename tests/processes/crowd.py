@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,18 @@ def line_of(pid: int) -> bytes:
 
 
 def open_descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return len(descriptors())
+
+
+def descriptors() -> dict[int, str]:
+    """What is open in this process, and on what."""
+    found = {}
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        try:
+            found[fd] = os.readlink(f"/proc/self/fd/{fd}")
+        except FileNotFoundError:
+            continue  # the folder itself
+    return found
 
 
 class Crowd:
@@ -162,13 +173,19 @@ class FakeProc:
         folder.rmdir()
 
 
+def noting(function: Callable[..., Any], calls: list[Any]) -> Callable[..., Any]:
+    """`function`, which notes the first argument of each call."""
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        calls.append(arguments[0])
+        return function(*arguments, **options)
+
+    return noted
+
+
 def nul(*argv: str) -> bytes:
     """argv as the kernel keeps it."""
     return b"".join(argument.encode() + b"\0" for argument in argv)
-
-
-def environment(**more: str) -> Mapping[str, str]:
-    return {**os.environ, **more}
 
 
 def pids(sightings: Iterable[Sighting]) -> list[int]:

@@ -20,6 +20,7 @@ from admitd.processes.linux import LinuxTable
 from admitd.processes.matching import Matcher
 from admitd.processes.ps import PsTable
 from admitd.processes.table import ProcessTable
+from tests.processes.conftest import patient_ps
 from tests.processes.crowd import (
     DECOYS,
     WAIT,
@@ -186,10 +187,10 @@ def test_a_process_whose_first_thread_has_ended_holds_its_memory(crowd: Crowd) -
         assert table.identify(process.pid) == seen.process.id
         assert table.again(seen.process, MATCH) is not None
         table.close()
-    look = PsTable().look(MATCH)
+    look = patient_ps().look(MATCH)
     unread = [each for each in look.unread if each.process.pid == process.pid]
     assert [(each.process, each.could_be_ours) for each in unread] == [(seen.process.id, True)]
-    assert PsTable().identify(process.pid) == seen.process.id
+    assert patient_ps().identify(process.pid) == seen.process.id
     os.kill(process.pid, signal.SIGSTOP)
     eventually(
         "its other thread is stopped", lambda: sightings_of(LinuxTable().look(MATCH), process.pid)[0].process.stopped
@@ -260,6 +261,10 @@ def children_of(pid: int) -> list[int]:
     with contextlib.suppress(FileNotFoundError):
         return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return []
+
+
+def cats_of(pid: int) -> int:
+    return sum(line_of(child).startswith(b"cat") for child in children_of(pid))
 
 
 @pytest.fixture
@@ -338,7 +343,7 @@ def test_a_holder_is_no_mention_of_what_it_is_about_to_load(crowd: Crowd, table:
 
 
 @pytest.mark.parametrize(
-    "command", ["cat decoy_lm.server | cat", "cat decoy_lm.server\n\tcat é", "cat decoy_lm.server"]
+    "command", ["cat decoy_lm.server | cat", "cat decoy_lm.server\n\ttrue é", "cat decoy_lm.server"]
 )
 def test_checks_and_unload_commands_and_their_children_are_no_service(
     crowd: Crowd, table: ProcessTable, tmp_path: Path, command: str
@@ -348,7 +353,7 @@ def test_checks_and_unload_commands_and_their_children_are_no_service(
     helper = actuator.start_helper(command, subprocess.DEVNULL)
     crowd.end_too(helper.pid)
     try:
-        eventually("its cat runs", lambda: any(line_of(each).startswith(b"cat") for each in children_of(helper.pid)))
+        eventually("its cats run", lambda: cats_of(helper.pid) == command.count("cat ") + command.count("| cat"))
         children = children_of(helper.pid)
         for services in (
             [service("mlx", MLX, loaded_check_cmd=command)],
@@ -374,7 +379,7 @@ def test_the_shell_around_a_load_command_is_no_service_and_what_it_starts_may_be
     load = actuator.start_load(command, tmp_path / "log", None)
     crowd.end_too(load.pid)
     try:
-        eventually("its cat runs", lambda: any(line_of(each).startswith(b"cat") for each in children_of(load.pid)))
+        eventually("its cat runs", lambda: cats_of(load.pid) == 1)
         look = table.look(Matcher([service("mlx", "^cat decoy_lm|decoy_lm", load_cmd=command)]))
         assert said_of(look, load.pid) == {"mlx": "it is the shell that runs a load_cmd"}
         (child,) = children_of(load.pid)
@@ -419,7 +424,7 @@ def test_both_readers_agree(crowd: Crowd) -> None:
     started += [crowd.python(WAIT, "decoy_lm.server", str(number)).pid for number in range(20)]
     os.kill(started[0], signal.SIGSTOP)
     eventually("one is stopped", lambda: state_of(started[0]) == "T")
-    linux, ps = LinuxTable().look(MATCH), PsTable().look(MATCH)
+    linux, ps = LinuxTable().look(MATCH), patient_ps().look(MATCH)
     for pid in started:
         (one,), (other,) = sightings_of(linux, pid), sightings_of(ps, pid)
         assert (one.service, one.mention, one.process.id, one.process.uid, one.process.stopped) == (

@@ -28,9 +28,11 @@ from tests.processes.crowd import (
     WAIT,
     Crowd,
     FakeProc,
+    descriptors,
     eventually,
     heard,
     matcher,
+    noting,
     nul,
     open_descriptors,
     pids,
@@ -61,7 +63,7 @@ def test_every_process_is_seen_however_few_descriptors_are_kept(crowd: Crowd, ke
 
 
 def test_descriptors_do_not_leak_while_processes_come_and_go(crowd: Crowd) -> None:
-    before = open_descriptors()
+    before = descriptors()
     table = LinuxTable(keep=4096)
     table.look(MATCH)
     for _ in range(200):
@@ -69,9 +71,10 @@ def test_descriptors_do_not_leak_while_processes_come_and_go(crowd: Crowd) -> No
         table.look(MATCH)
         gone.communicate()
     look = table.look(MATCH)
-    assert open_descriptors() <= before + look.count + 3
+    assert table._lines.kept <= look.count
     table.close()
-    assert open_descriptors() == before
+    eventually("no thread is left behind with one", lambda: not table._held())
+    assert descriptors() == before
 
 
 def test_descriptors_of_the_gone_do_not_use_up_the_room(fake: FakeProc) -> None:
@@ -162,8 +165,7 @@ def test_kernel_threads_are_nothing(fake: FakeProc, monkeypatch: pytest.MonkeyPa
     table = LinuxTable(keep=10, root=str(fake.root))
     assert pids(table.look(MATCH).sightings) == [3]
     asked: list[Any] = []
-    stat = proc.stat
-    monkeypatch.setattr(proc, "stat", lambda pid, root="/proc": (asked.append(pid), stat(pid, root))[1])
+    monkeypatch.setattr(proc, "stat", noting(proc.stat, asked))
     table.look(MATCH)
     assert "2" not in asked, "what is a kernel thread is asked once"
     table.close()
@@ -214,8 +216,7 @@ def test_a_process_that_vanishes_in_the_middle_of_a_look(fake: FakeProc, monkeyp
 def test_an_unchanged_table_is_judged_once(fake: FakeProc, monkeypatch: pytest.MonkeyPatch) -> None:
     match = matcher(mlx=r"mlx_lm\.server")
     judged: list[bytes] = []
-    judge = match.judge
-    monkeypatch.setattr(match, "judge", lambda line: (judged.append(line), judge(line))[1])
+    monkeypatch.setattr(match, "judge", noting(match.judge, judged))
     fake.add(1, nul("mlx_lm.server"))
     fake.add(2, nul("bash"))
     table = LinuxTable(keep=10, root=str(fake.root))
@@ -334,12 +335,14 @@ class Stalling:
     names: set[str]
     released: threading.Event = field(default_factory=threading.Event)
     began: list[str] = field(default_factory=list)
+    read: list[str] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         read = CommandLines.read
 
         def reading(lines: CommandLines, name: str) -> bytes | None:
+            self.read.append(name)
             if name not in self.names:
                 return read(lines, name)
             self.began.append(name)
@@ -386,6 +389,17 @@ def test_a_look_does_not_wait_for_a_process_that_stalls(fake: FakeProc, stalling
     stalls.release(table)
     look = table.look(MATCH)
     assert (sorted(pids(look.sightings)), look.unread) == ([1, 2, 3], ())
+    table.close()
+
+
+def test_a_thread_that_was_left_behind_reads_nobody_else(fake: FakeProc, stalling: Callable[..., Stalling]) -> None:
+    """The descriptors of the others are another thread's by then."""
+    table = serving(fake, 1, 2, 3, 4, 5)
+    stalls = stalling("1", "2", "3")
+    stalls.in_the_kernel()
+    table.look(MATCH)
+    stalls.release(table)
+    assert sorted(stalls.read) == ["1", "2", "3", "4", "5"]
     table.close()
 
 
@@ -483,6 +497,21 @@ def test_many_that_stall_are_too_many(fake: FakeProc, stalling: Callable[..., St
     stalls.release(table)
     eventually("their threads have ended", lambda: threading.active_count() <= threads)
     table.close()
+
+
+def test_a_thread_left_behind_gives_its_descriptor_back_after_the_table_is_closed(
+    fake: FakeProc, stalling: Callable[..., Stalling]
+) -> None:
+    before = descriptors()
+    table = serving(fake, 1, 2, 3)
+    table.look(MATCH)
+    stalls = stalling("2")
+    stalls.in_the_kernel()
+    table.look(MATCH)
+    table.close()
+    assert len(descriptors()) == len(before) + 1
+    stalls.release(table)
+    eventually("it has given it back", lambda: descriptors() == before)
 
 
 def test_descriptors_and_threads_are_given_back_after_stalls(crowd: Crowd, stalling: Callable[..., Stalling]) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from admitd.processes import matching, naming
 from admitd.processes.matching import HELPER_TAIL, Judgement, Matcher, Remembered, Role
-from tests.processes.crowd import matcher, nul, service
+from tests.processes.crowd import matcher, noting, nul, service
 
 MLX = r"mlx_lm[. ]server"
 LM_STUDIO = "/Applications/LM Studio.app/Contents/MacOS/LM Studio"
@@ -276,8 +276,7 @@ def test_any_bytes_have_a_judgement(line: bytes) -> None:
 def counting(made: Matcher, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The lines that are really judged from now on."""
     judged: list[bytes] = []
-    judge = made.judge
-    monkeypatch.setattr(made, "judge", lambda line: (judged.append(line), judge(line))[1])
+    monkeypatch.setattr(made, "judge", noting(made.judge, judged))
     return judged
 
 

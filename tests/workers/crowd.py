@@ -19,15 +19,14 @@ from pathlib import Path
 from admitd import capacity
 from admitd.core.terms import Capacity, ProcessId
 from admitd.gate import Ask, Gate
-from admitd.processes.linux import LinuxTable
 from admitd.processes.matching import Matcher
 from admitd.processes.table import Look
 from admitd.reservations import LOCK_WAIT_S, Reservations
-from tests.daemons import answer, connect, send
-from tests.gates import Quiet, me, no_checks, word
+from tests.gates import Quiet, Undisturbed, me, no_checks, word
+from tests.hosts import answer, connect, send
 
 
-class Slow(LinuxTable):
+class Slow(Undisturbed):
     """The real table, seen slowly."""
 
     def __init__(self, look_s: float) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from admitd import actuator, capacity, loading
+from admitd.core.terms import Capacity
 from admitd.core.verdict import Admitted
 from admitd.gate import Ask, Gate
 from admitd.processes.linux import LinuxTable
@@ -39,13 +40,12 @@ def slow_exec(place: Path) -> Any:
             time.sleep(0.001)
 
     def popen(*args: Any, **kwargs: Any) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(*args, **kwargs, preexec_fn=wait)
+        return subprocess.Popen(*args, **kwargs, preexec_fn=wait)  # noqa: PLW1509 - one thread forks here
 
     return popen
 
 
-def load(service: str, how: str, config: Path, state: Path, logs: Path) -> None:
-    declared = capacity.load(config, detect_physical=lambda: 0)
+def load(service: str, how: str, declared: Capacity, state: Path, logs: Path) -> None:
     table = LinuxTable()
     records = Reservations(state, table.identify, shared=False)
     gate = Gate(lambda: (declared, ()), table, Quiet(), records, no_checks)
@@ -67,6 +67,7 @@ def load(service: str, how: str, config: Path, state: Path, logs: Path) -> None:
 
 def main() -> None:
     config, state, logs = (Path(each) for each in sys.argv[1:])
+    declared = capacity.load(config, detect_physical=lambda: 0)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
         pid = os.fork()
@@ -74,7 +75,7 @@ def main() -> None:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.close(0)
             try:
-                load(*line.split(), config, state, logs)
+                load(*line.split(), declared, state, logs)
             finally:
                 os._exit(0)
         print(pid, flush=True)

@@ -1,0 +1,140 @@
+"""What people read: 80 columns, numbers that are honest, and nothing that paints the terminal."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import pytest
+
+from admit_cli import render
+from admit_cli.tell import printable
+from admitd import unloading
+
+LEDGER: dict[str, Any] = {
+    "host": "box",
+    "pool_mb": 10_000,
+    "charged_mb": 0,
+    "free_mb": 10_000,
+    "ram_physical_mb": 16_000,
+    "ram_reserved_mb": 4000,
+    "ram_safety_mb": 2000,
+    "services": [],
+    "undeclared": [],
+    "reservations": [],
+    "waiting": [],
+    "warnings": [],
+    "pressure": {"level": None, "why": "not known"},
+    "live_veto": True,
+}
+
+
+def service(name: str, state: str = "stopped", charged_mb: int = 0, **more: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "state": state,
+        "ram_budget_mb": 6000,
+        "charged_mb": charged_mb,
+        "measured_mb": None,
+        "priority": 0,
+        "pids": [],
+        "mentioned_by": [],
+        "matched_by": None,
+        "pinned": False,
+        **more,
+    }
+
+
+def test_an_empty_machine() -> None:
+    lines = render.status(LEDGER).splitlines()
+    assert lines[0] == "box: 0 of 10000 MB charged, 10000 MB free"
+    assert lines[1] == f"[{'.' * 77}]"
+    assert lines[-1] == "no services are declared"
+
+
+@pytest.mark.parametrize(
+    "charges", [(), (1,), (5000,), (10_000,), (3000, 3000, 4000), (9999, 1, 1), (20_000,), (1,) * 90]
+)
+def test_the_pool_bar_is_79_wide_whatever_is_charged(charges: tuple[int, ...]) -> None:
+    services = [service(f"{chr(97 + n % 26)}{n}", "loaded", charge) for n, charge in enumerate(charges)]
+    (line,) = (each for each in render.status({**LEDGER, "services": services}).splitlines() if each.startswith("["))
+    assert len(line) == 79
+    assert all(each["name"][0] in line for each in services[:20])
+
+
+def test_states_are_told_apart() -> None:
+    services = [
+        service("real", "loaded", 6000, pids=[1, 2, 3, 4, 5, 6], measured_mb=4321, matched_by="process_pattern"),
+        service("named", "loaded", 6000, mentioned_by=[7], matched_by="mention"),
+        service("checked", "loaded", 6000, matched_by="loaded_check_cmd"),
+        service("kept", "stopped", 6000, pinned=True),
+    ]
+    said = render.status({**LEDGER, "services": services, "charged_mb": 24_000, "free_mb": -14_000})
+    assert "OVER-COMMITTED by 14000 MB" in said
+    assert "4321" in said
+    assert "1 2 3 4 ..." in said
+    assert "only mentioned by 7" in said
+    assert "its check says so" in said
+    assert "(pinned)" in said
+
+
+def test_warnings_cannot_paint_the_terminal() -> None:
+    assert "warning: torn?[31m x" in render.status({**LEDGER, "warnings": ["torn\x1b[31m\nx"]})
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"), [("plain", "plain"), ("a\nb\tc", "a b c"), ("\x1b[2J\x07", "?[2J?"), ("süß 模型", "süß 模型")]
+)
+def test_printable(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+def test_a_bar_shows_what_goes_beyond() -> None:
+    assert [render.bar(share, 4) for share in (-1, 0, 0.5, 1, 1.1)] == [
+        "[....]",
+        "[....]",
+        "[##..]",
+        "[####]",
+        "[####>",
+    ]
+
+
+def test_a_refusal_names_the_first_blockers_and_counts_the_rest() -> None:
+    blockers = [{"service": f"s{n}", "charged_mb": 10, "why": "it is charged 10 MB"} for n in range(11)]
+    refused = {
+        "service": "big",
+        "reason": "no-headroom",
+        "detail": "x.",
+        "blockers": blockers,
+        "remedy": None,
+        "victims": [],
+    }
+    said = render.refusal(refused)
+    assert said.count("in the way:") == 8
+    assert "... and 3 more: admit status" in said
+    assert "make room" not in said
+
+
+def test_the_advice_to_kill_is_only_for_what_can_be_killed() -> None:
+    late = unloading.UnloadTimedOut("coder is still there 5 s after it was asked to go", (12,))
+    said = render.unload_outcome("coder", late, "my file.yaml")
+    command = said.split("end it for certain: ")[1]
+    words = shlex.split(command)
+    assert words[:2] == ["admit", "--config"]
+    assert words[2].startswith("/") and words[2].endswith("/my file.yaml")
+    assert words[3:] == ["unload", "coder", "--kill"]
+    assert "--kill" not in render.unload_outcome("coder", unloading.UnloadTimedOut("its check still says so", ()), None)
+
+
+def test_json_in_a_locale_without_utf8(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(render, "_is_utf8", lambda encoding: False)
+    render.print_json({"name": "süß"})
+    assert "\\u00fc" in capsys.readouterr().out
+
+
+def test_what_is_watched_fits_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(render.os, "get_terminal_size", lambda fd: __import__("os").terminal_size((80, 24)))
+    text = "\n".join(f"line {n}" for n in range(100))
+    assert render.on_screen(text).count("\n") == 22
+    assert "... and 78 lines more: admit status" in render.on_screen(text)
+    assert render.on_screen("one").endswith("one\x1b[K\x1b[J")

@@ -1,0 +1,211 @@
+"""Unloading step by step, on a machine that is a row of looks: what is waited for, and what is said when it fails."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from admitd import unloading
+from admitd.core.ledger import Account
+from admitd.core.terms import RAM, Process, ProcessId, Reading, Reservation, Service, Sighting, State
+from admitd.processes.table import CannotSee
+
+MIB = 1 << 20
+SERVICE = Service("coder", {RAM: 6000 * MIB}, process_pattern="x", unload_timeout_s=5.0)
+ONE, TWO = (Process(ProcessId(pid, 1), 0) for pid in (4711, 4712))
+
+
+def there(*processes: Process, held_mb: int = 0, service: Service = SERVICE) -> Account:
+    sightings = tuple(Sighting("coder", process, program="server") for process in processes)
+    return Account(service, State.LOADED, {}, {RAM: held_mb * MIB}, sightings)
+
+
+def gone(service: Service = SERVICE) -> Account:
+    return Account(service, State.STOPPED, {})
+
+
+Look = tuple[Account, int] | Account | Exception
+
+
+class Machine:
+    """A gate whose looks are the given ones, the last again and again; with how many MB are available at each."""
+
+    def __init__(self, *looks: Look) -> None:
+        self._looks = list(looks)
+        self.table = None
+        self.looked = 0
+
+    def capacity(self) -> Any:
+        return None
+
+    def matcher(self, capacity: Any) -> Any:
+        return None
+
+    def look(self) -> Any:
+        self.looked += 1
+        seen = self._looks[0] if len(self._looks) == 1 else self._looks.pop(0)
+        if isinstance(seen, Exception):
+            raise seen
+        account, available = seen if isinstance(seen, tuple) else (seen, 1000)
+        return SimpleNamespace(
+            ledger=SimpleNamespace(account=lambda service: account),
+            capacity=SimpleNamespace(services={"coder": account.service}),
+            reading=Reading(available={RAM: available * MIB}),
+        )
+
+
+Sent = list[tuple[int, signal.Signals]]
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
+    """The signals that would have been sent; time passes only while it is slept."""
+    now = [1000.0]
+    monkeypatch.setattr(unloading.time, "sleep", lambda s: now.__setitem__(0, now[0] + s))
+    monkeypatch.setattr(unloading.time, "monotonic", lambda: now[0])
+    signals: Sent = []
+    monkeypatch.setattr(unloading.actuator, "send", sender(signals, lambda pid: None))
+    return signals
+
+
+def sender(signals: Sent, refuse: Callable[[int], str | None]) -> Callable[..., str | None]:
+    def send(process: Process, service: str, sig: signal.Signals, table: object, matcher: object) -> str | None:
+        refused = refuse(process.id.pid)
+        if refused is None:
+            signals.append((process.id.pid, sig))
+        return refused
+
+    return send
+
+
+def unload(*looks: Look, kill: bool = False) -> tuple[unloading.Outcome, list[str]]:
+    said: list[str] = []
+    return unloading.unload(Machine(*looks), "coder", said.append, kill=kill), said  # type: ignore[arg-type]
+
+
+def test_sigterm_to_each_process_and_gone(sent: Sent) -> None:
+    outcome, said = unload(there(ONE, TWO), there(TWO), gone())
+    assert isinstance(outcome, unloading.Unloaded)
+    assert sent == [(4711, signal.SIGTERM), (4712, signal.SIGTERM)]
+    assert said == ["SIGTERM to 4711, 4712 (coder)"]
+
+
+def test_a_stopped_one_is_continued_after_the_signal(sent: Sent) -> None:
+    unload(there(replace(ONE, stopped=True)), gone())
+    assert sent == [(4711, signal.SIGTERM), (4711, signal.SIGCONT)]
+
+
+def test_what_is_not_there_is_done_and_nobody_is_signalled(sent: Sent) -> None:
+    held = Account(SERVICE, State.RESERVED, {}, reservation=Reservation("id", "coder", {}, None, 0.0))
+    for seen, note in ((gone(), ""), (held, "it is being loaded, and not visible yet")):
+        outcome, _ = unload(seen)
+        assert isinstance(outcome, unloading.Unloaded)
+        assert (outcome.was_loaded, outcome.note) == (False, note)
+    assert sent == []
+
+
+def test_after_unload_timeout_s_it_says_who_is_left(sent: Sent) -> None:
+    outcome, _ = unload(there(ONE))
+    assert isinstance(outcome, unloading.UnloadTimedOut)
+    assert (outcome.why, outcome.pids) == ("coder is still there 5 s after it was asked to go", (4711,))
+    assert sent == [(4711, signal.SIGTERM)]
+
+
+def test_kill_comes_only_after_the_polite_way(sent: Sent) -> None:
+    looks = [there(ONE)] * 60 + [gone()]
+    outcome, said = unload(*looks, kill=True)
+    assert isinstance(outcome, unloading.Unloaded)
+    assert outcome.took_s >= 5.0
+    assert sent == [(4711, signal.SIGTERM), (4711, signal.SIGKILL)]
+    assert said[-1] == "coder is still there; SIGKILL"
+
+
+def test_what_survives_even_that_is_reported(sent: Sent) -> None:
+    outcome, _ = unload(there(ONE), kill=True)
+    assert isinstance(outcome, unloading.UnloadTimedOut)
+    assert outcome.pids == (4711,)
+
+
+def test_another_process_in_its_place_is_someone_starting_it_again(sent: Sent) -> None:
+    outcome, _ = unload(there(ONE), there(TWO))
+    assert isinstance(outcome, unloading.UnloadTimedOut)
+    assert "something starts it again" in outcome.why
+
+
+def test_another_users_process_cannot_be_signalled(sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:
+    no = "process 4711 belongs to another user (uid 501): it cannot be signalled"
+    monkeypatch.setattr(unloading.actuator, "send", sender(sent, lambda pid: no if pid == 4711 else None))
+    outcome, _ = unload(there(ONE))
+    assert outcome == unloading.UnloadFailed(no)
+    _, said = unload(there(ONE, TWO), gone())
+    assert said[-1] == no
+    assert sent == [(4712, signal.SIGTERM)]
+
+
+def test_a_process_that_went_by_itself_is_no_failure(sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unloading.actuator, "send", sender(sent, lambda pid: f"process {pid} is gone"))
+    outcome, _ = unload(there(ONE), gone())
+    assert isinstance(outcome, unloading.Unloaded)
+
+
+def test_not_seeing_for_a_moment_is_waited_out(sent: Sent) -> None:
+    outcome, _ = unload(there(ONE), CannotSee("busy"), CannotSee("busy"), gone())
+    assert isinstance(outcome, unloading.Unloaded)
+    with pytest.raises(CannotSee):
+        unload(there(ONE), CannotSee("for good"))
+
+
+def test_not_seeing_at_first_touches_nothing(sent: Sent) -> None:
+    with pytest.raises(CannotSee):
+        unload(CannotSee("busy"))
+    assert sent == []
+
+
+def test_it_waits_until_most_of_the_memory_is_back(sent: Sent) -> None:
+    looks: list[Look] = [(there(ONE, held_mb=1000), 500), (gone(), 510), (gone(), 900), (gone(), 1240), (gone(), 1251)]
+    outcome, _ = unload(*looks)
+    assert isinstance(outcome, unloading.Unloaded)
+    assert (outcome.back, outcome.note) == ({RAM: 751 * MIB}, "")
+
+
+def test_but_not_for_ever(sent: Sent) -> None:
+    outcome, _ = unload((there(ONE, held_mb=1000), 500), (gone(), 400))
+    assert isinstance(outcome, unloading.Unloaded)
+    assert outcome.note.startswith("0 MB of the 1000 MB it held are back so far")
+    assert unloading.BACK_WAIT_S <= outcome.took_s < unloading.BACK_WAIT_S + 1
+
+
+def test_a_mention_that_is_left_is_no_reason_to_wait(sent: Sent) -> None:
+    mention = Account(SERVICE, State.LOADED, {}, None, (Sighting("coder", TWO, mention=True, program="tail"),))
+    outcome, _ = unload(there(ONE), mention)
+    assert isinstance(outcome, unloading.Unloaded)
+    refused, _ = unload(mention)
+    assert isinstance(refused, unloading.UnloadFailed)
+    assert "a mention is never signalled: process 4712 (tail)" in refused.why
+
+
+def test_clean_up_runs_the_unload_cmd_where_nothing_is_seen_and_unloads_where_something_is(
+    sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    with_command = replace(SERVICE, unload_cmd=("/bin/false",))
+    machine: Any = Machine(gone(with_command))
+    outcome = unloading.clean_up(machine, "coder", said.append)
+    assert outcome == unloading.UnloadFailed("its unload_cmd ended with exit 1")
+    assert isinstance(unloading.clean_up(Machine(gone()), "coder", said.append), unloading.Unloaded)  # type: ignore[arg-type]
+    seen: Any = Machine(there(ONE), there(ONE), gone())
+    assert isinstance(unloading.clean_up(seen, "coder", said.append), unloading.Unloaded)
+    assert sent == [(4711, signal.SIGTERM)]
+
+
+def test_with_kill_an_unload_cmd_that_fails_is_followed_by_sigkill_at_once(sent: Sent) -> None:
+    with_command = replace(SERVICE, unload_cmd=("/bin/false",))
+    outcome, said = unload(there(ONE, service=with_command), gone(with_command), kill=True)
+    assert isinstance(outcome, unloading.Unloaded)
+    assert sent == [(4711, signal.SIGKILL)]
+    assert "its unload_cmd ended with exit 1" in said
