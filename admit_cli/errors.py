@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any, Final
 
 from admit_cli.door import BadSetting, NoAnswer, NoService, Strange
@@ -54,7 +55,7 @@ def told(error: Exception, *, as_json: bool = False) -> int:
 
 def interrupted(detail: str = "interrupted", *, as_json: bool = False) -> int:
     """Say that Ctrl-C or SIGTERM ended the command, and what that leaves; the exit code."""
-    tell(f"\nadmit: {detail}" if _is_terminal() else f"admit: {detail}")
+    tell(f"{_over_the_echo()}admit: {detail}")
     if as_json:
         _print(INTERRUPTED, "Interrupted", detail)
     return INTERRUPTED
@@ -85,8 +86,8 @@ def _print(code: int, title: str, detail: str, **more: Any) -> None:
     print_json({"title": title, "detail": detail, "exit_code": code, **more})
 
 
-def _is_terminal() -> bool:
-    """Where a terminal shows ^C, the sentence begins on a line of its own."""
-    import sys
-
-    return sys.stderr.isatty()
+def _over_the_echo() -> str:
+    """Where a terminal shows ^C, the sentence takes its place."""
+    if not sys.stderr.isatty():
+        return ""
+    return "\n" if os.environ.get("TERM") == "dumb" else "\r\x1b[2K"

@@ -3,10 +3,12 @@ elsewhere only what is worth a line in a log: a new place in the queue, and how 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -106,7 +108,8 @@ class Following:
         if self._line.is_live:
             tell(f"{self._name} is admitted, {self._budget_mb} MB are reserved")
             tell(f"  log: {render.from_home(str(self._log))}")
-        self._load = loading.Load(self._gate, self._service, self._log, self._held)
+        with _heeded_after():
+            self._load = loading.Load(self._gate, self._service, self._log, self._held)
         outcome = self._load.follow(_shown(self._line, self._service))
         self._line.end()
         if isinstance(outcome, loading.Loaded):
@@ -184,6 +187,23 @@ class Following:
 def start_and_follow(door: Door, values: dict[str, Any], verdict: dict[str, Any]) -> int:
     """Run the load_cmd of an admitted service and follow it; the exit code. The reservation is given back."""
     return Following(door, values, verdict).run()
+
+
+@contextlib.contextmanager
+def _heeded_after() -> Iterator[None]:
+    """Ctrl-C and SIGTERM while a process is being started are heeded once it is known which one it is."""
+    came: list[int] = []
+    before = {sig: signal.getsignal(sig) for sig in (signal.SIGINT, signal.SIGTERM)}
+    for sig, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(sig, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        for sig, handler in before.items():
+            signal.signal(sig, handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _shown(line: Line, service: Service) -> Callable[[loading.Progress], None]:

@@ -113,10 +113,10 @@ def status(ledger: dict[str, Any]) -> str:
 def _pool_bar(ledger: dict[str, Any]) -> str:
     """One letter a service, dots for what is free; never less than one letter for who is charged anything. Where two
     neighbours begin with the same letter, the second is shown in capitals. A > at the end: over-committed."""
-    width, pool = WIDTH - 2, max(1, ledger["pool_mb"])
+    width, whole = WIDTH - 2, max(1, ledger["pool_mb"], ledger["charged_mb"])
     charged = [(s["name"][0].lower(), s["charged_mb"]) for s in ledger["services"] if s["charged_mb"]]
     charged += [("?", each["charged_mb"]) for each in ledger["undeclared"] if each["charged_mb"]]
-    cells = [max(1, round(charge / pool * width)) for _, charge in charged]
+    cells = [max(1, round(charge / whole * width)) for _, charge in charged]
     while sum(cells) > width and max(cells) > 1:
         cells[cells.index(max(cells))] -= 1
     drawn = ""
@@ -230,7 +230,8 @@ def unload_outcome(name: str, outcome: Outcome, config: str | None) -> str:
     if isinstance(outcome, unloading.Unloaded):
         if not outcome.was_loaded:
             return f"{name} is not loaded" + (f": {outcome.note}" if outcome.note else "")
-        back = "" if outcome.back is None else f"; {max(0, free_to_mb(outcome.back.get(RAM, 0)))} MB more are available"
+        more = free_to_mb((outcome.back or {}).get(RAM, 0))
+        back = f"; {more} MB more are available" if more > 0 and not outcome.note else ""
         return f"{name} is unloaded after {outcome.took_s:.1f} s{back}" + (f". {outcome.note}" if outcome.note else "")
     if isinstance(outcome, unloading.UnloadTimedOut):
         if not outcome.pids:

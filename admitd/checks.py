@@ -59,7 +59,8 @@ def run_all(commands: Mapping[str, Command], bound_s: float = BOUND_S) -> dict[s
             for each in running:  # interrupted: nothing is left behind
                 actuator.end_session(each.process.pid)
                 _close(each, selector)
-                each.process.wait()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    each.process.wait(timeout=REAP_S)
     return {service: results[service] for service in commands}
 
 

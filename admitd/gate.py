@@ -163,7 +163,10 @@ class Gate:
 
     def _settle(self, asks: Sequence[Ask], scene: Scene, standing: Standing, lock: int) -> list[Answer | Unknown]:
         services = scene.capacity.services
-        out: list[Answer | Unknown] = [Unknown(a.service, _near(a.service, services)) for a in asks]
+        # Looking for names that look alike costs more than a decision, so only a name that is unknown pays for it.
+        out: list[Answer | Unknown] = [
+            Unknown(a.service, () if a.service in services else _near(a.service, services)) for a in asks
+        ]
         known = [index for index, ask in enumerate(asks) if ask.service in services]
         places = self._places([asks[index] for index in known], scene, standing.waiters)
         queue = {waiter.id: waiter for waiter in (*standing.waiters, *(p for p in places if p is not None))}

@@ -85,6 +85,7 @@ class Load:
         self._began = time.monotonic()
         self._seen_since: float | None = None
         self._was_seen = False
+        self._missed = 0
 
     def follow(self, on_progress: Callable[[Progress], None]) -> Outcome:
         """Look until there is an outcome. Interrupt it at any time: what was started goes on by itself."""
@@ -122,9 +123,11 @@ class Load:
     def _judge(self, account: Account, code: int | None, elapsed: float) -> tuple[Outcome | None, str]:
         real = bool(account.processes) or (account.check is not None and account.check.loaded is True)
         if not account.state.is_loaded or not real:
-            gone = self._was_seen
             self._seen_since = None
-            if code is not None and (code != 0 or gone):
+            self._missed += 1
+            # One look is no snapshot, and misses who forks and goes while it is taken: two must agree.
+            gone = self._was_seen and self._missed > 1
+            if code is not None and (gone or (code != 0 and not self._was_seen)):
                 what = f"load_cmd ended with {actuator.exit_text(code)}"
                 return LoadFailed(
                     f"{what}; {self._service.name} was there and is gone" if gone else what, self.tail()
@@ -132,7 +135,7 @@ class Load:
             return None, "waiting for it to appear" if code is None else "load_cmd has ended, waiting for it to appear"
         if self._seen_since is None:
             self._seen_since = time.monotonic()
-        self._was_seen = True
+        self._was_seen, self._missed = True, 0
         if account.state is State.SUSPENDED:
             return None, "it is stopped (state T)"
         if account.state is State.HALF_LOADED:

@@ -55,12 +55,12 @@ class _Enough(Exception):
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1, with an end to heads, to pipelines and to patience: its parser has none.
 
-    A request is in its head, in its body, or between: the one before is complete and the next has not begun.
+    What comes in is a head, a body, or between: the request before is complete, and the next has not begun.
     """
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._where = "head"
+        self._where = "between"
         self._came = 0
         self._head_bytes = 0
         self._deaf = False
@@ -110,8 +110,8 @@ class BoundedProtocol(HttpToolsProtocol):
             raise _Enough
         if not self.url.startswith(b"/"):
             _go_by_the_target(self.url, self.headers)
-        self._where = "body"
         super().on_headers_complete()
+        self._where = "body"
         if self.parser.should_upgrade():
             # Nothing is upgraded here, and the parser would not read another request.
             self.cycle.keep_alive = False
@@ -143,7 +143,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._be_patient(BODY_WAIT_S)
         elif self._where == "body":
             self._bye(408, "Too slow", f"The body did not arrive within {BODY_WAIT_S:g} s.")
-        elif self._where == "head" and self._came:
+        elif self._where == "head":
             self._bye(408, "Too slow", f"The headers did not arrive within {HEAD_WAIT_S:g} s.")
         elif not self._is_answering():
             self.transport.close()
@@ -161,7 +161,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._is_answering() and (self.pipeline or not its_own):
             self.cycle.keep_alive = False  # it is the last one
             return
-        if not (its_own and (self.cycle.response_started or self.cycle.response_complete)):
+        is_answered = its_own and (self.cycle.response_started or self.cycle.response_complete)
+        if not is_answered and self._where != "between":
             body = json.dumps(wire.problem(status, title, detail)).encode()
             lines = [f"HTTP/1.1 {status} {title}", f"content-type: {wire.PROBLEM_JSON}", f"content-length: {len(body)}"]
             lines += [f"{name}: {value}" for name, value in HEADERS]

@@ -193,8 +193,11 @@ def _run_unload_cmd(service: Service, pids: tuple[int, ...] = ()) -> UnloadFaile
 def _wait_until_gone(gate: Gate, service: Service, deadline: float) -> Account | None:
     """None once it is gone; the account of what is left when the time is up.
 
+    Two looks must agree: one look is no snapshot, and misses who forks and goes while it is taken.
+
     Raises CannotSee or NotRecorded where nothing could be seen to the end.
     """
+    missed = 0
     while True:
         is_late = time.monotonic() >= deadline
         try:
@@ -204,7 +207,11 @@ def _wait_until_gone(gate: Gate, service: Service, deadline: float) -> Account |
                 raise
         else:
             if not account.state.is_loaded or (account.mention_only and not service.unload_cmd):
-                return None
+                missed += 1
+                if missed == 2:
+                    return None
+                continue
+            missed = 0
             if is_late:
                 return account
         time.sleep(LOOK_EVERY_S)

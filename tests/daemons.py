@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -261,10 +262,10 @@ class Daemon(Door):
         return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
 
 
-def prepared(folder: Path, services: str) -> Daemon:
-    """A daemon that is not started yet."""
-    home = folder / "home"
-    home.mkdir(parents=True)
+def prepared(folder: Path, services: str, home: Path) -> Daemon:
+    """A daemon that is not started yet. `home`: short enough for a socket, which pytest's folders are not."""
+    home.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     environ = {
         "PATH": os.environ["PATH"],
         "HOME": str(home),
@@ -280,14 +281,15 @@ def prepared(folder: Path, services: str) -> Daemon:
 @contextlib.contextmanager
 def running(folder: Path, services: str) -> Iterator[Daemon]:
     """A daemon, and whatever it started, ended at the end."""
-    daemon = prepared(folder, services)
-    try:
-        yield daemon.start()
-    finally:
-        if daemon.process is not None and daemon.process.poll() is None:
-            daemon.process.kill()
-            daemon.process.wait()
-        end_naps()
+    with tempfile.TemporaryDirectory(prefix="a") as home:
+        daemon = prepared(folder, services, Path(home))
+        try:
+            yield daemon.start()
+        finally:
+            if daemon.process is not None and daemon.process.poll() is None:
+                daemon.process.kill()
+                daemon.process.wait()
+            end_naps()
 
 
 def naps() -> list[int]:

@@ -141,6 +141,12 @@ def test_failures(follow: Follow, command: str, looks: tuple[Account, ...], why:
     assert load.tail() == ("begun",)
 
 
+def test_one_look_that_misses_it_is_not_its_end(follow: Follow) -> None:
+    """A server that forks and goes while a look is taken is missed by it."""
+    outcome, _, _ = follow(with_(load_cmd="exit 0"), END, THERE, NOTHING, THERE)
+    assert isinstance(outcome, loading.Loaded)
+
+
 def test_a_service_that_is_there_has_not_failed_whatever_its_command_says(follow: Follow) -> None:
     """`server & exit 1`: the memory is in use, and it answers."""
     outcome, _, load = follow(with_(load_cmd="exit 1"), THERE)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,22 +63,14 @@ def test_the_lock_is_free_when_its_holder_is_killed(where: Path) -> None:
 
 
 def test_a_child_that_is_just_being_started_does_not_keep_the_lock(where: Path) -> None:
-    """Between fork and exec it has a copy of every descriptor; on a slow disk that takes its time."""
-    records = reservations(where)
-    reading, writing = os.pipe()
-    with records.lock():
-        copy = os.fork()
-        if copy == 0:
-            os.read(reading, 1)
-            os._exit(0)
+    """Between fork and exec it has a copy of every descriptor, and on a slow disk for long. This one keeps it."""
+    with reservations(where).lock() as held:
+        child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=(held,))
     try:
         with reservations(where).lock(wait_s=1.0):
             pass
     finally:
-        os.write(writing, b"x")
-        os.waitpid(copy, 0)
-        os.close(reading)
-        os.close(writing)
+        child.communicate()
 
 
 @pytest.mark.parametrize("made", ["a folder", "a symlink", "a fifo", "a dangling symlink"])
@@ -126,21 +118,35 @@ def test_two_who_decide_at_once_because_the_lock_was_removed_do_not_both_admit(w
     assert [each.service for each in reservations(where).standing(ROOM).reservations] == ["second"]
 
 
-def test_a_lock_file_that_was_replaced_while_it_was_waited_for_is_not_mistaken_for_the_lock(where: Path) -> None:
-    first, second = reservations(where), reservations(where)
-    got: list[bool] = []
-    with first.lock():
+@pytest.mark.parametrize("anew", [False, True], ids=["removed", "replaced"])
+def test_a_lock_that_is_not_the_lock_any_more_when_it_is_had_is_taken_anew(
+    where: Path, monkeypatch: pytest.MonkeyPatch, anew: bool
+) -> None:
+    """Whoever waited for it holds a file that nobody else would lock."""
+    lock = where / "lock"
+    swaps = [True]
+    real = machinelock.take
 
-        def wait() -> None:
-            with second.lock():
-                got.append(os.path.samestat(os.stat(where / "lock"), os.fstat(current)))
+    def take_and_swap(fd: int, *more: Any) -> None:
+        real(fd, *more)
+        if swaps and swaps.pop():
+            lock.unlink()
+            if anew:
+                lock.touch()
 
-        thread = threading.Thread(target=wait)
-        thread.start()
+    monkeypatch.setattr(machinelock, "take", take_and_swap)
+    with reservations(where).lock() as fd:
+        assert os.path.samestat(os.fstat(fd), os.stat(lock))
+    assert swaps == []
+
+
+def test_a_lock_that_is_swapped_without_end_is_busy(where: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = machinelock.take
+
+    def take_and_remove(fd: int, *more: Any) -> None:
+        real(fd, *more)
         (where / "lock").unlink()
-        with reservations(where).lock() as current:
-            pass
-        current = os.open(where / "lock", os.O_RDONLY)
-    thread.join()
-    os.close(current)
-    assert got == [True]
+
+    monkeypatch.setattr(machinelock, "take", take_and_remove)
+    with pytest.raises(Busy), reservations(where).lock(wait_s=0.05):
+        raise AssertionError("it was had")

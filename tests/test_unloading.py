@@ -209,3 +209,10 @@ def test_with_kill_an_unload_cmd_that_fails_is_followed_by_sigkill_at_once(sent:
     assert isinstance(outcome, unloading.Unloaded)
     assert sent == [(4711, signal.SIGKILL)]
     assert "its unload_cmd ended with exit 1" in said
+
+
+def test_two_looks_must_agree_that_it_is_gone(sent: Sent) -> None:
+    """A server that forks and goes while a look is taken is missed by it."""
+    outcome, _ = unload(there(ONE), gone(), there(TWO))
+    assert isinstance(outcome, unloading.UnloadTimedOut)
+    assert outcome.pids == (4712,)

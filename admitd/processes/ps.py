@@ -2,32 +2,35 @@
 
 The command, its columns and its traps: docs/macos.md. In short: an absolute path (another `ps` in PATH takes other
 flags), the C locale and UTC (lstart is printed in the caller's), every column without a header, `command` last
-(elsewhere it is cut), two seconds at most (ps retries for minutes when memory is short), and one at a time.
+(elsewhere it is cut), two seconds at most (ps retries for minutes when memory is short), and one at a time. A ps that
+hangs in the kernel is never waited for, which would take this process along; nor is another started beside it.
 """
 
 from __future__ import annotations
 
-import calendar
+import contextlib
 import os
+import selectors
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import IO, Final
 
 from admitd.core.terms import RAM, Process, ProcessId, Unread
 from admitd.processes.matching import Judgement, Matcher, Remembered
 from admitd.processes.naming import LOOKED_AT
-from admitd.processes.running import PS, Ps
+from admitd.processes.rows import COLUMNS, Row, parse
 from admitd.processes.table import CannotSee, Details, Hit, Look, sight
 
-_COLUMNS: Final = ("pid", "ppid", "uid", "stat", "lstart", "rss", "command")
-COLUMNS: Final = tuple(word for column in _COLUMNS for word in ("-o", f"{column}="))
 ALL: Final = ("-axww", *COLUMNS)
-_MONTHS: Final = {month: number for number, month in enumerate(calendar.month_abbr) if month}
-_FIELDS: Final = 10  # pid ppid uid stat dow month day time year rss, then the command
-_PID_MAX: Final = 1 << 31
+PS: Final = "/bin/ps"
+BOUND_S: Final = 2.0
+ENVIRONMENT: Final = {"LC_ALL": "C", "TZ": "UTC", "PATH": "/usr/bin:/bin"}
+_LINE_MAX: Final = LOOKED_AT + 256
+_COMPLAINT_MAX: Final = 2000
+_KILLED_WITHIN_S: Final = 0.05
 
 Run = Callable[[tuple[str, ...]], bytes]
 Identify = Callable[[int], ProcessId | None]
@@ -35,65 +38,6 @@ Identify = Callable[[int], ProcessId | None]
 
 class NotTold(Exception):
     """The system would not say when a process was started."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of ps. `started_at` is seconds since 1970, whole; `command` may be empty or `<defunct>`."""
-
-    pid: int
-    parent: int
-    uid: int
-    stat: str
-    started_at: int
-    rss_kib: int
-    command: bytes
-
-    @property
-    def first_thread_dead(self) -> bool:
-        """Linux: a zombie of several threads (`Zl`). The others live and hold the memory, and ps shows no arguments."""
-        return self.stat.startswith("Z") and "l" in self.stat
-
-    @property
-    def zombie(self) -> bool:
-        return self.stat.startswith("Z") and not self.first_thread_dead
-
-    @property
-    def traced(self) -> bool:
-        """Stopped by a debugger: Linux prints `t`, macOS adds an X (`TX`)."""
-        return self.stat.startswith("t") or "X" in self.stat
-
-    @property
-    def stopped(self) -> bool:
-        return self.stat.startswith("T") and not self.traced
-
-    @property
-    def kernel_thread(self) -> bool:
-        """Linux: a child of kthreadd, or itself, without memory; its name is in brackets."""
-        return self.rss_kib == 0 and self.parent in (0, 2) and self.command.startswith(b"[")
-
-
-def parse(output: bytes) -> list[Row]:
-    """The rows of ps's output. A line that is not one is passed over: argv may hold anything, and ps may be cut off."""
-    rows = []
-    for line in output.split(b"\n"):
-        fields = line.split(None, _FIELDS)
-        if len(fields) < _FIELDS:
-            continue
-        try:
-            pid, parent, uid, rss = int(fields[0]), int(fields[1]), int(fields[2]), int(fields[9])
-            started_at = _seconds(fields[5], fields[6], fields[7], fields[8])
-        except (ValueError, KeyError):
-            continue
-        if 0 < pid < _PID_MAX:
-            command = fields[10][:LOOKED_AT] if len(fields) > _FIELDS else b""
-            rows.append(Row(pid, parent, uid, fields[3].decode("ascii", "replace"), started_at, rss, command))
-    return rows
-
-
-def _seconds(month: bytes, day: bytes, clock: bytes, year: bytes) -> int:
-    hour, minute, second = (int(part) for part in clock.split(b":"))
-    return calendar.timegm((int(year), _MONTHS[month.decode("ascii")], int(day), hour, minute, second))
 
 
 def identify(pid: int) -> ProcessId | None:
@@ -181,3 +125,113 @@ class PsTable:
             found = self._details(rows, row.pid) if row.first_thread_dead else None
             if found is not None:
                 yield Unread(found.process.id, {RAM: row.rss_kib * 1024}, could_be_ours=me in (0, row.uid))
+
+
+class Ps:
+    """One way to run ps. `program` is an absolute path."""
+
+    def __init__(self, program: str = PS, bound_s: float = BOUND_S) -> None:
+        self._program = program
+        self._bound_s = bound_s
+        self._late: subprocess.Popen[bytes] | None = None
+        self._one_at_a_time = threading.Lock()
+
+    def run(self, arguments: tuple[str, ...]) -> bytes:
+        """What ps prints; nothing where none of the processes asked for is there.
+
+        Raises CannotSee where it cannot be run, fails, or takes longer than the bound.
+        """
+        with self._one_at_a_time:
+            give_up = time.monotonic() + self._bound_s
+            self._end_of_the_late(give_up)
+            process = self._start(arguments)
+            printed, complaint = _Lines(_LINE_MAX), _Lines(_COMPLAINT_MAX)
+            in_time = False
+            try:
+                in_time = _read(process, printed, complaint, give_up)
+            finally:
+                if not in_time:
+                    self._leave(process)
+            if not in_time:
+                raise CannotSee(f"{self._program} gave no answer in {self._bound_s:g} s")
+        said = complaint.text.decode("utf-8", "replace").strip()[:200]
+        # 1 is also what it ends with where no process was selected.
+        if process.returncode not in (0, 1) or (process.returncode == 1 and (printed.text or said)):
+            raise CannotSee(f"{self._program} ended with {process.returncode}: {said or 'it does not say why'}")
+        return bytes(printed.text)
+
+    def _start(self, arguments: tuple[str, ...]) -> subprocess.Popen[bytes]:
+        try:
+            return subprocess.Popen(
+                (self._program, *arguments),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=ENVIRONMENT,
+            )
+        except OSError as problem:
+            raise CannotSee(f"{self._program} cannot be run: {problem.strerror}") from problem
+
+    def _leave(self, process: subprocess.Popen[bytes]) -> None:
+        """Kill it, and remember it where that does not end it at once."""
+        with contextlib.suppress(PermissionError):
+            process.kill()
+        for pipe in _pipes(process):
+            pipe.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_KILLED_WITHIN_S)
+        if process.returncode is None:
+            self._late = process
+
+    def _end_of_the_late(self, give_up: float) -> None:
+        if self._late is not None:
+            try:
+                self._late.wait(max(0.0, give_up - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                raise CannotSee(f"an earlier {self._program} hangs and cannot be killed") from None
+            self._late = None
+
+
+class _Lines:
+    """Output as it comes in, each line of it cut."""
+
+    def __init__(self, line_max: int) -> None:
+        self.text = bytearray()
+        self._line_max = line_max
+        self._room = line_max
+
+    def take(self, chunk: bytes) -> None:
+        for number, piece in enumerate(chunk.split(b"\n")):
+            if number:
+                self.text += b"\n"
+                self._room = self._line_max
+            self.text += piece[: self._room]
+            self._room -= min(len(piece), self._room)
+
+
+def _pipes(process: subprocess.Popen[bytes]) -> list[IO[bytes]]:
+    return [pipe for pipe in (process.stdout, process.stderr) if pipe is not None]
+
+
+def _read(process: subprocess.Popen[bytes], printed: _Lines, complaint: _Lines, give_up: float) -> bool:
+    """Read until it has ended; False where it has not by `give_up`."""
+    with selectors.DefaultSelector() as selector:
+        for pipe, lines in zip(_pipes(process), (printed, complaint), strict=True):
+            selector.register(pipe, selectors.EVENT_READ, lines)
+        while selector.get_map():
+            left = give_up - time.monotonic()
+            if left <= 0:
+                return False
+            for key, _ in selector.select(left):
+                chunk = os.read(key.fd, 65_536)
+                if chunk:
+                    key.data.take(chunk)
+                else:
+                    selector.unregister(key.fileobj)
+    try:
+        process.wait(max(0.0, give_up - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return False
+    for pipe in _pipes(process):
+        pipe.close()
+    return True

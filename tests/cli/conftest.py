@@ -121,7 +121,7 @@ class Desk:
         out = []
         for process in psutil.process_iter(["cmdline", "status"]):
             line = process.info["cmdline"] or []
-            if program in line[2:3] and process.info["status"] != psutil.STATUS_ZOMBIE:
+            if line[1:3] == ["-IS", program] and process.info["status"] != psutil.STATUS_ZOMBIE:
                 out.append(process.pid)
         return out
 

@@ -24,11 +24,14 @@ def main() -> None:
     parser.add_argument("--not-ready", help="a file")
     parser.add_argument("--die-after", type=float, help="exit 3 after so many seconds, with a word on stderr")
     parser.add_argument("--stubborn", action="store_true", help="ignore SIGTERM")
-    parser.add_argument("--marker", help="a file that exists while this lives")
+    parser.add_argument("--marker", help="nothing: a word on the command line")
+    parser.add_argument("--phoenix", action="store_true", help="on SIGTERM, start again before going")
     parser.add_argument("--tell", help="write cwd, session and environment to this file")
     given = parser.parse_args()
     if given.stubborn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if given.phoenix:
+        signal.signal(signal.SIGTERM, rise)
     held = bytearray(given.hold_mb << 20)
     held[::4096] = b"x" * len(held[::4096])
     if given.tell:
@@ -44,6 +47,11 @@ def main() -> None:
         serve(given.port, given.not_ready)
     while True:
         signal.pause()
+
+
+def rise(*_: object) -> None:
+    os.posix_spawn(sys.executable, sys.orig_argv, os.environ)
+    os._exit(0)
 
 
 def serve(port: int, not_ready: str | None) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import signal
 from types import SimpleNamespace
 from typing import Any
 
@@ -94,6 +96,22 @@ def test_on_a_real_terminal_it_shows_time_memory_and_what_it_waits_for(desk: Des
     assert any(re.match(r"coder +\d+ s  \[[#.]{20}\] \d+ of 6000 MB  ", frame) for frame in frames)
     assert re.fullmatch(r"coder is loaded \(pid \d+\) after \d+\.\d s, holds \d+ of 6000 MB\r\n", frames[-1])
     assert all(len(frame) < 80 for frame in frames[1:])
+
+
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_it_is_being_started_is_heeded_when_it_is_known_what_was(sig: signal.Signals) -> None:
+    begun = []
+
+    def start() -> None:
+        with follow._heeded_after():
+            os.kill(os.getpid(), sig)
+            begun.append("known")
+
+    before = signal.getsignal(sig)
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    assert begun == ["known"]
+    assert signal.getsignal(sig) is before
 
 
 def test_the_same_with_no_color_has_no_colour(desk: Desk) -> None:

@@ -203,7 +203,7 @@ def test_the_remedy_of_waiting_waits_and_gets_in(desk: Desk, door: str) -> None:
     desk.declare(desk.service("one", 6000), desk.service("two", 6000))
     open_for(desk, door)
     holder = desk.begin("run", "one", "--", "sleep", "1000.137")
-    wait_until(lambda: desk.held())
+    wait_until(desk.held)
     done = desk.admit("load", "two", "--json").must(2)
     remedy = done.json["remedy"]
     assert remedy == "admit load two --wait 5m"

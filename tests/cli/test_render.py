@@ -57,9 +57,16 @@ def test_an_empty_machine() -> None:
 )
 def test_the_pool_bar_is_79_wide_whatever_is_charged(charges: tuple[int, ...]) -> None:
     services = [service(f"{chr(97 + n % 26)}{n}", "loaded", charge) for n, charge in enumerate(charges)]
-    (line,) = (each for each in render.status({**LEDGER, "services": services}).splitlines() if each.startswith("["))
+    ledger = {**LEDGER, "services": services, "charged_mb": sum(charges)}
+    (line,) = (each for each in render.status(ledger).splitlines() if each.startswith("["))
     assert len(line) == 79
     assert all(each["name"][0] in line for each in services[:20])
+    assert line.endswith(">" if sum(charges) > 10_000 else "]")
+
+
+def test_neighbours_with_the_same_letter_are_told_apart() -> None:
+    services = [service("chat", "loaded", 5000), service("coder", "loaded", 2500)]
+    assert f"[{'c' * 38}{'C' * 19}{'.' * 20}]" in render.status({**LEDGER, "services": services})
 
 
 def test_states_are_told_apart() -> None:

@@ -21,7 +21,7 @@ def test_the_ledger_on_one_screen(desk: Desk, door: str) -> None:
     done = desk.admit("status").must(0)
     lines = done.out.splitlines()
     assert lines[0] == "box: 11000 of 10000 MB charged, OVER-COMMITTED by 1000 MB"
-    assert lines[1] == "[" + "b" * 46 + "s" * 30 + ">"
+    assert lines[1] == "[" + "b" * 42 + "s" * 35 + ">"
     assert "physical 10000 MB = pool 10000 + reserved 0 + safety 0" in lines
     (big,) = (line for line in lines if line.startswith("big "))
     assert big.split()[:3] == ["big", "loaded", "6000"]

@@ -131,9 +131,7 @@ def test_a_mention_is_never_signalled(desk: Desk) -> None:
 
 def test_what_something_starts_again_is_said(desk: Desk) -> None:
     desk.declare(desk.service("coder", unload_timeout_s=2))
-    command = desk.command("coder").removeprefix("exec ")
-    desk.started.start("/bin/sh", "-c", f"while :; do {command}; done")
-    wait_until(lambda: desk.pids("coder"))
+    desk.start_by_hand("coder", "--phoenix")
     done = desk.admit("unload", "coder").must(75)
     assert "it went, and something starts it again" in done.err
 

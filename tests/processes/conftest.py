@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from admitd.processes.linux import LinuxTable
-from admitd.processes.ps import PsTable
-from admitd.processes.running import Ps
+from admitd.processes.ps import Ps, PsTable
 from admitd.processes.table import ProcessTable
 from tests.processes.crowd import Crowd, FakeProc
 

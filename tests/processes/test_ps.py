@@ -24,12 +24,12 @@ from hypothesis import strategies as st
 
 from admitd import processes
 from admitd.core.terms import RAM, Process, ProcessId
-from admitd.processes import ps, running
+from admitd.processes import ps
 from admitd.processes.linux import LinuxTable
 from admitd.processes.matching import Matcher
 from admitd.processes.naming import LOOKED_AT
-from admitd.processes.ps import ALL, NotTold, PsTable, Row, parse
-from admitd.processes.running import Ps
+from admitd.processes.ps import ALL, NotTold, Ps, PsTable
+from admitd.processes.rows import COLUMNS, Row, parse
 from admitd.processes.table import CannotSee
 from tests.processes.conftest import patient_ps
 from tests.processes.crowd import (
@@ -253,7 +253,7 @@ def test_no_process_selected_is_no_failure(fake_ps: Callable[[str], str]) -> Non
 def test_a_flood_on_one_line_is_cut_as_it_comes(fake_ps: Callable[[str], str]) -> None:
     printed = Ps(fake_ps("head -c 3000000 /dev/zero | tr '\\0' x; echo; echo short"), 30).run(ALL)
     first, second, rest = printed.split(b"\n")
-    assert (len(first), second, rest) == (running._LINE_MAX, b"short", b"")
+    assert (len(first), second, rest) == (ps._LINE_MAX, b"short", b"")
 
 
 def test_what_it_is_given(fake_ps: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,7 +361,7 @@ def test_the_real_ps_on_one_that_is_gone(crowd: Crowd) -> None:
     crowd.end(process)
     assert table.again(seen.process, matcher(mlx="decoy_lm")) is None
     assert (
-        Ps(bound_s=60).run(("-ww", "-p", str(process.pid), *ps.COLUMNS)) == b""
+        Ps(bound_s=60).run(("-ww", "-p", str(process.pid), *COLUMNS)) == b""
         or table.identify(process.pid) != seen.process.id
     )
     table.close()
