@@ -28,6 +28,7 @@ ORDER = (
     "admitd/core/pressure.py",
     "admitd/core/admission.py",
     "admitd/core/probing.py",
+    "admitd/core/events.py",
     "admitd/core/wire.py",
     "admitd/problem.py",
     "admitd/places.py",

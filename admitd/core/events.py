@@ -1,0 +1,135 @@
+"""events: the closed set of things worth remembering and telling; what the journal keeps and people read.
+
+An event says what was done or found, never what was merely asked: refusals are answers, and are not kept.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Final
+
+Number = int | float | str | bool | None
+"""What an event was decided on: amounts in whole MiB under names that end in _mb, seconds under _s, pids, words."""
+
+TEXT_MAX: Final = 2_000
+NUMBERS_MAX: Final = 40
+"""An entry of the journal is written in one piece, and read back whole: it has an end."""
+
+KINDS: Final = frozenset(
+    {
+        "admitted",
+        "loaded",
+        "load_failed",
+        "unloaded",
+        "unload_failed",
+        "given_back",
+        "refused_recovery",
+        "stopped",
+        "woken",
+        "gave_up_waking",
+        "probe_failed",
+        "probe_answered",
+        "busy",
+        "half_loaded",
+        "recovering",
+        "recovered",
+        "gave_up",
+        "runaway",
+        "closed",
+        "over_budget",
+        "under_budget",
+        "pressure",
+        "evicted",
+        "would_evict",
+        "respawned",
+        "unclean_reboot",
+        "idle_unloaded",
+        "sentinel_error",
+        "channel_failed",
+        "daemon_started",
+        "daemon_stopped",
+        "config_reloaded",
+        "config_broken",
+    }
+)
+"""Stable words: programs compare them. An entry of a newer version may carry another one."""
+
+_WORD: Final = re.compile(r"[a-z][a-z0-9_]{0,39}\Z")
+
+
+class Severity(StrEnum):
+    """How much it matters to people: for the record, worth knowing, something is lost or closed."""
+
+    INFO = "info"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+    @property
+    def rank(self) -> int:
+        """Greater is worse."""
+        return list(Severity).index(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that was done or found. `text` is written for users; `next`: the next command, where there is one."""
+
+    kind: str
+    text: str
+    severity: Severity = Severity.INFO
+    service: str | None = None
+    next: str | None = None
+    numbers: Mapping[str, Number] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __post_init__(self) -> None:
+        if not _WORD.match(self.kind):
+            raise ValueError(f"{self.kind!r} is not the kind of an event")
+
+
+def to_json(event: Event) -> dict[str, Any]:
+    """The event as every door shows it; bounded, and true JSON: a number that is none becomes null."""
+    numbers = list(event.numbers.items())[:NUMBERS_MAX]
+    return {
+        "kind": event.kind,
+        "severity": event.severity.value,
+        "service": event.service,
+        "text": shorten(event.text),
+        "next": None if event.next is None else shorten(event.next),
+        "numbers": {str(name)[:60]: _plain(value) for name, value in numbers},
+    }
+
+
+def from_json(body: Mapping[str, Any]) -> Event:
+    """The event that `to_json` wrote, by this version or a newer one. ValueError where it is none."""
+    kind, text, service, command, numbers = (body.get(each) for each in ("kind", "text", "service", "next", "numbers"))
+    if not isinstance(kind, str) or not isinstance(text, str):
+        raise ValueError("an event has a kind and a text")
+    known = [each for each in Severity if each.value == body.get("severity")]
+    return Event(
+        kind,
+        text,
+        known[0] if known else Severity.INFO,
+        service if isinstance(service, str) else None,
+        command if isinstance(command, str) else None,
+        {name: _plain(value) for name, value in numbers.items()} if isinstance(numbers, dict) else {},
+    )
+
+
+def shorten(text: str) -> str:
+    """`text`, no longer than an entry allows."""
+    return text if len(text) <= TEXT_MAX else text[: TEXT_MAX - 3] + "..."
+
+
+def _plain(value: object) -> Number:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return value if abs(value) < 1 << 63 else None
+    return shorten(str(value))
