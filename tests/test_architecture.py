@@ -47,6 +47,8 @@ ORDER = (
     "admitd/actuator.py",
     "admitd/checks.py",
     "admitd/reservations.py",
+    "admitd/boot.py",
+    "admitd/trail.py",
     "admitd/journal.py",
     "admitd/gate.py",
     "admitd/flight.py",

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 Number = int | float | str | bool | None
 """What an event was decided on: amounts in whole MiB under names that end in _mb, seconds under _s, pids, words."""
@@ -91,6 +91,20 @@ class Event:
             raise ValueError(f"{self.kind!r} is not the kind of an event")
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An event as the journal keeps it. `at` is the wall clock's word when it was written, and may have jumped;
+    `since_boot_s` goes on evenly within one `boot`, sleep included. `id` grows from entry to entry."""
+
+    id: int
+    at: float
+    boot: str
+    since_boot_s: float
+    event: Event
+    pid: int = 0
+    version: str = ""
+
+
 def to_json(event: Event) -> dict[str, Any]:
     """The event as every door shows it; bounded, and true JSON: a number that is none becomes null."""
     numbers = list(event.numbers.items())[:NUMBERS_MAX]
@@ -118,6 +132,39 @@ def from_json(body: Mapping[str, Any]) -> Event:
         command if isinstance(command, str) else None,
         {name: _plain(value) for name, value in numbers.items()} if isinstance(numbers, dict) else {},
     )
+
+
+def entry_json(entry: Entry) -> dict[str, Any]:
+    """An entry as every door shows it, and as the journal holds it."""
+    return {
+        "id": entry.id,
+        "at": round(entry.at, 3),
+        "boot": entry.boot,
+        "since_boot_s": round(entry.since_boot_s, 3),
+        "pid": entry.pid,
+        "version": entry.version,
+        **to_json(entry.event),
+    }
+
+
+def entry_from_json(body: object) -> Entry:
+    """The entry that `entry_json` wrote. ValueError where it is none."""
+    if not isinstance(body, dict):
+        raise ValueError("an entry is an object")
+    number, at, since_boot_s = body.get("id"), body.get("at"), body.get("since_boot_s", 0.0)
+    if not _is_count(number) or not _is_time(at) or not _is_time(since_boot_s):
+        raise ValueError("an entry has an id and a time")
+    pid = body.get("pid")
+    boot, version = (each if isinstance(each, str) else "" for each in (body.get("boot"), body.get("version")))
+    return Entry(number, float(at), boot, float(since_boot_s), from_json(body), pid if _is_count(pid) else 0, version)
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 53
+
+
+def _is_time(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e12
 
 
 def shorten(text: str) -> str:
