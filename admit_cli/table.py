@@ -136,6 +136,23 @@ COMMANDS = (
         (JSON,),
     ),
     Command(
+        "events",
+        "admit_cli.events:events",
+        "Show what was done and found: admissions, loads, recoveries, what was closed and why.",
+        (
+            "admit events                     # the last 100",
+            "admit events --since 1h --service coder",
+            "admit events --follow --json | jq .text",
+        ),
+        (),
+        (
+            Option("--follow", FLAG, "Go on with what comes, until Ctrl-C."),
+            Option("--service", TEXT, "Only what concerns this service.", "NAME"),
+            Option("--since", TEXT, "Not older than this: 90s, 1h, 7d, or 2026-11-21T10:00.", "WHEN"),
+            JSON,
+        ),
+    ),
+    Command(
         "config check",
         "admit_cli.config:check",
         "Read capacity.yaml and report every problem at once; 78 where there is one.",

@@ -9,17 +9,20 @@ import json
 import time
 from typing import Annotated, Any, Final
 
-from fastapi import Depends, FastAPI, Path, Query, Request, Response
+from fastapi import Depends, FastAPI, Header, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.types import Message
 
-from admitd import __version__, schemas
+from admitd import __version__, eventstream, schemas
 from admitd.acting import Acting
 from admitd.core import wire
+from admitd.core.events import entry_json
 from admitd.core.terms import ProcessId
 from admitd.core.verdict import Refused
+from admitd.eventstream import Streams, TooMany
 from admitd.flight import Flight
 from admitd.gate import Answer, Ask, Scene, Unknown
 from admitd.processes.table import CannotSee
@@ -34,6 +37,12 @@ _Name = Annotated[str, Path(description="A service's name.", max_length=63, patt
 _Wanted = Annotated[str, Query(description="The service that should fit.", max_length=63)]
 _ReservationId = Annotated[str, Path(description="A reservation's id.", pattern=r"^[0-9a-f]{16}$")]
 
+_Since = Annotated[float | None, Query(description="Not older than this; seconds since 1970.", ge=0, le=1e11)]
+_OfService = Annotated[str | None, Query(description="Only what concerns this service.", max_length=63)]
+_Limit = Annotated[int, Query(description="How many at most; the last ones.", ge=1, le=1000)]
+_LastEventId = Annotated[str | None, Header(description="Of a stream: go on after this id.", max_length=32)]
+_LIVE: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
 
 class Problem(Exception):
     """An error on its way out: the body is RFC 9457's."""
@@ -44,7 +53,7 @@ class Problem(Exception):
         self.headers = headers or {}
 
 
-def build(flight: Flight, acting: Acting, token: str, config: str) -> FastAPI:
+def build(flight: Flight, acting: Acting, streams: Streams, token: str, config: str) -> FastAPI:
     """The application. `config`: the file that remedies must name; empty where it is the one found by default."""
     app = FastAPI(
         title="admit",
@@ -57,6 +66,7 @@ def build(flight: Flight, acting: Acting, token: str, config: str) -> FastAPI:
     _answer_problems(app)
     _asking(app, flight, config)
     _acting(app, acting, token, config)
+    _remembering(app, streams)
     return app
 
 
@@ -124,6 +134,30 @@ def _acting(app: FastAPI, acting: Acting, token: str, config: str) -> None:
         """Unload a service; answers when its memory is back."""
         code, said = await acting.unload(name, kill=body.kill)
         return _json(code, said)
+
+
+def _remembering(app: FastAPI, streams: Streams) -> None:
+    @app.get("/events", responses=schemas.EVENTS, response_model=schemas.Events)
+    async def events(
+        since: _Since = None,
+        service: _OfService = None,
+        limit: _Limit = 100,
+        accept: Annotated[str | None, Header(include_in_schema=False)] = None,
+        last_event_id: _LastEventId = None,
+    ) -> Response:
+        """What was done and found, the last of it, oldest first; with `Accept: text/event-stream` what comes, live."""
+        if eventstream.is_wanted(accept):
+            streams.check_room()
+            after = eventstream.resumed(last_event_id)
+            frames = streams.stream(after, since, service, limit)
+            return StreamingResponse(frames, headers=_LIVE, media_type=eventstream.KIND)
+        try:
+            entries = await asyncio.to_thread(lambda: streams.journal.read(since=since, service=service, limit=limit))
+        except OSError as problem:
+            raise Problem(
+                wire.problem(503, "The journal cannot be read", f"{problem.strerror or 'Its disk fails'}.")
+            ) from problem
+        return _json(200, {"events": [entry_json(entry) for entry in entries]})
 
 
 async def _ask_until(flight: Flight, ask: Ask, request: Request) -> Answer:
@@ -210,6 +244,11 @@ def _answer_problems(app: FastAPI) -> None:
     @app.exception_handler(NotRecorded)
     async def unseen(request: Request, error: Exception) -> Response:
         return _json(503, wire.problem(503, "The machine cannot be seen", f"{error}."), {"Retry-After": "5"})
+
+    @app.exception_handler(TooMany)
+    async def too_many(request: Request, error: TooMany) -> Response:
+        detail = f"{eventstream.STREAMS_MAX} streams are open, and no more may be; ask again when one has ended."
+        return _json(503, wire.problem(503, "Too many streams", detail), {"Retry-After": "5"})
 
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> Response:

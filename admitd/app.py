@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from admitd import capacity, memory, places, processes, reservations
+from admitd.core.events import Event, Number, Severity
 from admitd.core.terms import Capacity
+from admitd.eventstream import Streams
 from admitd.gate import Gate
+from admitd.journal import NAME, Journal
 
 if TYPE_CHECKING:
     from admitd.doorkeeper import App
@@ -28,6 +31,8 @@ class House:
     watched: capacity.Watched
     named: str
     environ: Mapping[str, str]
+    journal: Journal
+    streams: Streams
 
     def application(self, port: int) -> App:
         """The ASGI application, doorkeeper outermost. `port`: the one that Host and Origin may name."""
@@ -38,7 +43,7 @@ class House:
 
         flight = Flight(self.gate)
         acting = Acting(flight, self.environ)
-        return Doorkeeper(api.build(flight, acting, places.token(self.environ), self.named), port)
+        return Doorkeeper(api.build(flight, acting, self.streams, places.token(self.environ), self.named), port)
 
 
 def furnish(
@@ -58,7 +63,18 @@ def furnish(
     def load(path: Path) -> Capacity:
         return capacity.load(path, detect_physical=system.physical)
 
-    watched = capacity.Watched(path, load, on_problem=on_problem)
+    journal = Journal(Path(places.user_folder(environ), NAME), complain=on_problem)
+
+    def broken(text: str) -> None:
+        on_problem(text)
+        said = f"{path} was changed and cannot be used; the last good one stays in force"
+        journal.write(Event("config_broken", said, Severity.WARNING, next="admit config check"))
+
+    def reloaded(now: Capacity) -> None:
+        numbers: dict[str, Number] = {"services": len(now.services), "host": now.host.name}
+        journal.write(Event("config_reloaded", f"{path} was changed and is in force", numbers=numbers))
+
+    watched = capacity.Watched(path, load, on_problem=broken, on_reloaded=reloaded)
     table = processes.for_this_system(environ, keep)
     folder = reservations.folder(environ)
     records = reservations.Reservations(folder, table.identify, shared="ADMIT_STATE_DIR" not in environ)
@@ -67,9 +83,9 @@ def furnish(
     def source() -> tuple[Capacity, tuple[str, ...]]:
         return watched.current(), watched.warnings
 
-    gate = Gate(source, table, system, records)
+    gate = Gate(source, table, system, records, record=journal.write)
     gate.matcher(watched.current())
-    return House(gate, watched, str(path) if config else "", environ)
+    return House(gate, watched, str(path) if config else "", environ, journal, Streams(journal))
 
 
 def descriptors_to_keep() -> int:

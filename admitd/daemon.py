@@ -10,8 +10,12 @@ from pathlib import Path
 
 from admitd import __version__, places, serving
 from admitd.app import descriptors_to_keep, furnish
+from admitd.core import headroom
+from admitd.core.events import Event, Number
+from admitd.core.terms import RAM
 from admitd.core.units import free_to_mb, to_mb
 from admitd.gate import Gate
+from admitd.notify import Notifier
 
 
 def run(environ: Mapping[str, str], config: str | None, port: int) -> None:
@@ -27,23 +31,31 @@ def run(environ: Mapping[str, str], config: str | None, port: int) -> None:
         where = f"http://127.0.0.1:{port}" + (f" and {unix}" if unix else "")
         print(f"admitd {__version__} listens on {where}", file=sys.stderr)
         print(_in_force(house.gate), file=sys.stderr, flush=True)
+        house.journal.write(_started(house.gate, port))
 
+    notifier = Notifier(lambda: house.gate.capacity().sentinel, house.journal.write)
+    house.journal.listen(notifier.tell)
     try:
         with open(note, "w", encoding="utf-8") as out:
             out.write(f"{os.getpid()}\n{house.watched.path}\n")
-        serving.serve(application, sockets, ready)
+        serving.serve(application, sockets, ready, house.streams.stop)
+        house.journal.write(Event("daemon_stopped", "the daemon was stopped", numbers={"pid": os.getpid()}))
     finally:
+        notifier.close()
         for path in (note, unix):
             if path is not None:
                 with contextlib.suppress(OSError):
                     os.unlink(path)
 
 
+def _started(gate: Gate, port: int) -> Event:
+    pool = free_to_mb(headroom.pool(gate.capacity().host)[RAM])
+    numbers: dict[str, Number] = {"pid": os.getpid(), "port": port, "pool_mb": pool}
+    return Event("daemon_started", f"the daemon was started (admit {__version__}, port {port})", numbers=numbers)
+
+
 def _in_force(gate: Gate) -> str:
     """The limits in force, for the log."""
-    from admitd.core import headroom
-    from admitd.core.terms import RAM
-
     capacity = gate.capacity()
     pool = free_to_mb(headroom.pool(capacity.host)[RAM])
     largest = max((to_mb(service.budget.get(RAM, 0)) for service in capacity.services.values()), default=0)

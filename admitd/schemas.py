@@ -204,6 +204,29 @@ class Unloaded(BaseModel):
     note: str
 
 
+class RememberedEvent(BaseModel):
+    """What was done or found, as it was written down."""
+
+    id: int = Field(description="Grows from event to event.")
+    at: float = Field(description="Seconds since 1970, by the wall clock of then.")
+    boot: str = Field(description="Which boot of the machine it was.")
+    since_boot_s: float
+    pid: int
+    version: str
+    kind: str = Field(description="A stable word: admitted, loaded, woken, recovered, ...")
+    severity: Literal["info", "warning", "critical"]
+    service: str | None
+    text: str
+    next: str | None = Field(description="The next command, where there is one.")
+    numbers: dict[str, int | float | str | bool | None] = Field(description="What it was decided on.")
+
+
+class Events(BaseModel):
+    """Oldest first."""
+
+    events: list[RememberedEvent]
+
+
 def _problem(description: str, model: type[BaseModel] = ProblemBody) -> dict[str, Any]:
     return {
         "description": description,
@@ -237,6 +260,10 @@ _BODY: Final[Responses] = {
 _UNKNOWN: Final[Responses] = {404: _problem("Not declared")}
 SEEING: Final[Responses] = {503: _problem("The machine cannot be seen")}
 ADMIT: Final[Responses] = {**_BODY, **_UNKNOWN, **SEEING, 409: _refusal()}
+EVENTS: Final[Responses] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+    503: _problem("The journal cannot be read, or too many streams are open"),
+}
 PLAN: Final[Responses] = {**_UNKNOWN, **SEEING}
 GIVE_BACK: Final[Responses] = {404: _problem("No such reservation"), 408: _BODY[408], 413: _BODY[413]}
 _TOKEN: Final[Responses] = {401: _problem("The token is missing or wrong")}

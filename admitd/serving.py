@@ -84,9 +84,10 @@ class BoundedProtocol(HttpToolsProtocol):
 class QuietServer(uvicorn.Server):
     """uvicorn wakes ten times a second to see whether it should end; this one is woken by the signal itself."""
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None], on_end: Callable[[], None]) -> None:
         super().__init__(config)
         self._on_ready = on_ready
+        self._on_end = on_end
         self._end: asyncio.Event | None = None
 
     async def main_loop(self) -> None:
@@ -97,6 +98,7 @@ class QuietServer(uvicorn.Server):
         self._on_ready()
         if not self.should_exit:
             await self._end.wait()
+        self._on_end()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.should_exit = True
@@ -144,8 +146,11 @@ def _listen_unix(path: Path) -> socket.socket:
     return unix
 
 
-def serve(app: App, sockets: list[socket.socket], on_ready: Callable[[], None]) -> None:
-    """Serve until SIGTERM or SIGINT, then finish what is under way, a few seconds at most."""
+def serve(
+    app: App, sockets: list[socket.socket], on_ready: Callable[[], None], on_end: Callable[[], None] = lambda: None
+) -> None:
+    """Serve until SIGTERM or SIGINT, then finish what is under way, a few seconds at most. `on_end`: called before
+    that, on the event loop, to end what would not end by itself."""
     config = uvicorn.Config(
         app,
         http=BoundedProtocol,
@@ -161,7 +166,7 @@ def serve(app: App, sockets: list[socket.socket], on_ready: Callable[[], None]) 
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GRACE_S,
     )
-    server = QuietServer(config, on_ready)
+    server = QuietServer(config, on_ready, on_end)
     with asyncio.Runner(loop_factory=_loop) as runner:
         runner.run(server.serve(sockets=sockets))
 

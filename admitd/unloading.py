@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from admitd import actuator
-from admitd.core import headroom
+from admitd import actuator, hands
+from admitd.core import chronicle, headroom
 from admitd.core.ledger import Account
 from admitd.core.terms import NOTHING, RAM, Amounts, Reading, Service
 from admitd.core.units import MIB, free_to_mb, to_mb
@@ -60,16 +60,50 @@ def unload(gate: Gate, name: str, tell: Tell, *, kill: bool = False) -> Outcome:
 
     Raises CannotSee or NotRecorded where nothing can be seen, and then nothing was touched.
     """
+    with hands.on(gate.records.where, name):
+        return _remembered(gate, name, _unload(gate, name, tell, _ask_to_go, None, kill=kill))
+
+
+def close(gate: Gate, name: str, tell: Tell, grace_s: float) -> Outcome:
+    """End a service by signals, whatever its unload_cmd: SIGTERM, `grace_s` for it to save its work, then SIGKILL.
+
+    Raises CannotSee or NotRecorded where nothing can be seen, and then nothing was touched.
+    """
+    with hands.on(gate.records.where, name):
+        return _remembered(gate, name, _unload(gate, name, tell, _ask_by_signal, grace_s, kill=True))
+
+
+def _remembered(gate: Gate, name: str, outcome: Outcome) -> Outcome:
+    if isinstance(outcome, Unloaded):
+        hands.let_go(gate.records.where, name)
+    if isinstance(outcome, UnloadFailed):
+        gate.record(chronicle.unload_failed(name, outcome.why))
+    elif isinstance(outcome, UnloadTimedOut):
+        gate.record(chronicle.unload_failed(name, outcome.why, outcome.pids))
+    elif outcome.was_loaded:
+        gate.record(chronicle.unloaded(name, outcome.took_s, outcome.back))
+    return outcome
+
+
+def _unload(
+    gate: Gate,
+    name: str,
+    tell: Tell,
+    ask: Callable[[Gate, Account, Tell], str | None],
+    grace_s: float | None,
+    *,
+    kill: bool,
+) -> Outcome:
     began = time.monotonic()
     before = gate.look()
     account = before.ledger.account(before.capacity.services[name])
     if not account.state.is_loaded:
         note = "it is being loaded, and not visible yet" if account.reservation is not None else ""
         return Unloaded(0.0, was_loaded=False, note=note)
-    asked = _ask_to_go(gate, account, tell)
+    asked = ask(gate, account, tell)
     if asked is not None:
         return UnloadFailed(asked)
-    deadline = began + account.service.unload_timeout_s
+    deadline = began + (account.service.unload_timeout_s if grace_s is None else grace_s)
     left = _wait_until_gone(gate, account.service, deadline)
     if left is not None and kill:
         tell(f"{name} is still there; SIGKILL")
@@ -91,6 +125,11 @@ def _ask_to_go(gate: Gate, account: Account, tell: Tell) -> str | None:
     if service.unload_cmd is not None:
         tell(f"running its unload_cmd for {service.name}")
         return _run_unload_cmd(service)
+    return _ask_by_signal(gate, account, tell)
+
+
+def _ask_by_signal(gate: Gate, account: Account, tell: Tell) -> str | None:
+    service = account.service
     if not account.processes:
         mentions = ", ".join(f"{seen.process.id.pid} ({seen.program})" for seen in account.sightings)
         if mentions:
