@@ -3,6 +3,7 @@
 Half loaded means: its check says no, or it has a probe and has never answered it. For a while that is just loading.
 
 1. Beyond load_timeout_s it is told, and counts as hung.
+   Of a service that was there before anyone watched, nobody can say that it never answered.
 2. Before that, where its memory has not grown and it has made no progress for STALL_S, and it holds less than HALF of
    its budget, the stall is told: a load that stays at 99 % looks like this.
 """
@@ -43,6 +44,7 @@ class Course:
     measured: Amounts
     progress: int | None
     moved_at_s: float
+    first_age_s: float
     told_stall: bool = False
     told_late: bool = False
 
@@ -85,14 +87,15 @@ def _judge(course: Course | None, now: float, seen: Standing, why: str) -> tuple
     account = seen.account
     measured = account.measured or NOTHING
     ids = frozenset(process.id for process in account.processes)
+    ages = [process.age_s for process in account.processes if process.age_s is not None]
+    age_s = min(ages) if ages else 0.0
     if course is None or not ids & course.ids:
-        course = Course(ids, measured, seen.progress, now)
+        course = Course(ids, measured, seen.progress, now, age_s)
     course = replace(course, ids=ids)
     if _has_grown(course, measured, account.service.budget) or _has_worked(course, seen.progress):
         course = replace(course, measured=measured, progress=seen.progress, moved_at_s=now, told_stall=False)
-    ages = [process.age_s for process in account.processes if process.age_s is not None]
-    age_s = min(ages) if ages else 0.0
-    if seen.handled or course.told_late:
+    was_seen_loading = course.first_age_s < account.service.load_timeout_s or seen.answered is not False
+    if seen.handled or course.told_late or not was_seen_loading:
         return course, ()
     if age_s >= account.service.load_timeout_s:
         text = f"{account.service.name} is half loaded: its process is there for {ago(age_s)}, and {why}."

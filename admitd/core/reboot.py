@@ -74,10 +74,13 @@ def _reports(count: int) -> str:
 
 
 def _last_of(history: Sequence[Past], boot: str) -> Alive | None:
-    """The sign of life that the journal gives where the daemon's own is missing: its last entry, if that is no stop."""
-    if not history or history[-1].kind == "daemon_stopped" or history[-1].boot == boot:
+    """What the journal says where the daemon's own sign is missing: the last entry of an earlier boot in which a daemon
+    was started and not stopped."""
+    earlier = [each for each in history if each.boot != boot]
+    ends = [each for each in earlier if each.kind in ("daemon_started", "daemon_stopped")]
+    if not ends or ends[-1].kind == "daemon_stopped" or ends[-1].boot != earlier[-1].boot:
         return None
-    return Alive(history[-1].boot, history[-1].at)
+    return Alive(earlier[-1].boot, earlier[-1].at)
 
 
 def _admitted_before(history: Sequence[Past], last: Alive) -> list[str]:
