@@ -51,10 +51,7 @@ class AppriseChannel:
 
     def send(self, message: Message) -> str | None:
         # What Apprise logs of its own accord may hold parts of the URL.
-        logger = logging.getLogger("apprise")
-        logger.propagate = False
-        if not logger.handlers:
-            logger.addHandler(logging.NullHandler())
+        logging.getLogger("apprise").disabled = True
         try:
             import apprise
         except ImportError:

@@ -50,6 +50,7 @@ class Notifier:
         self._queue: queue.Queue[Event | None] = queue.Queue(QUEUE_MAX)
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
+        self._closing = threading.Event()
         self._failing: set[str] = set()
         self._hanging: dict[str, threading.Thread] = {}
 
@@ -65,6 +66,7 @@ class Notifier:
 
     def close(self, wait_s: float = CLOSE_WAIT_S) -> None:
         """Tell what still waits, a few seconds at most."""
+        self._closing.set()
         with contextlib.suppress(queue.Full):
             self._queue.put_nowait(None)
         if self._thread is not None:
@@ -100,8 +102,9 @@ class Notifier:
         try:
             event = self._queue.get(timeout=None if due is None else max(0.0, due - self._clock()))
         except queue.Empty:
-            return None, True
-        return event, event is not None
+            return None, not self._closing.is_set()
+        # A queue that was full when it was closed has no None at its end.
+        return event, event is not None and not (self._closing.is_set() and self._queue.empty())
 
     def _send(self, message: Message) -> None:
         declared = self._make(self._settings())

@@ -236,7 +236,7 @@ def on_pressure(value: object) -> str:
 
 def notify_url(value: object) -> str:
     """A URL of Apprise. It may hold a password, so it is never shown."""
-    if not isinstance(value, str) or not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://\S+\Z", value):
+    if not isinstance(value, str) or not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://\S*\Z", value):
         raise wrong("this is no URL that Apprise knows", "write for example ntfy://ntfy.sh/my-topic, in quotes")
     return value
 
