@@ -16,16 +16,19 @@ PANICS_S: Final = 72 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Alive:
-    """The sign of life that a daemon leaves behind, and takes away at a clean end: its boot, and its last round."""
+    """The sign of life that a daemon leaves behind, and takes away at a clean end: its boot, and its last round, by
+    that boot's own clock and by the wall's, which may have jumped."""
 
     boot: str
+    since_boot_s: float
     at: float
 
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """An entry of the journal. `at` is seconds since 1970."""
+    """An entry of the journal, by its boot's own clock and by the wall's."""
 
+    since_boot_s: float
     at: float
     boot: str
     kind: str
@@ -80,7 +83,7 @@ def _last_of(history: Sequence[Past], boot: str) -> Alive | None:
     ends = [each for each in earlier if each.kind in ("daemon_started", "daemon_stopped")]
     if not ends or ends[-1].kind == "daemon_stopped" or ends[-1].boot != earlier[-1].boot:
         return None
-    return Alive(earlier[-1].boot, earlier[-1].at)
+    return Alive(earlier[-1].boot, earlier[-1].since_boot_s, earlier[-1].at)
 
 
 def _admitted_before(history: Sequence[Past], last: Alive) -> list[str]:
@@ -90,7 +93,7 @@ def _admitted_before(history: Sequence[Past], last: Alive) -> list[str]:
         if each.service is not None
         and each.kind in ("admitted", "loaded", "recovering")
         and each.boot == last.boot
-        and each.at >= last.at - BEFORE_S
+        and each.since_boot_s >= last.since_boot_s - BEFORE_S
     )
     return list(dict.fromkeys(names))
 
