@@ -52,8 +52,8 @@ class Streams:
     ) -> AsyncIterator[bytes]:
         """What is new: after the id that was seen last, else the last `limit` since `since`, else from now on."""
         with self._woken() as woken, suppress(OSError):  # a journal that cannot be read ends the stream
-            yield f"retry: {RETRY_MS}\n\n".encode()
             tail = await asyncio.to_thread(self.journal.follow, after)
+            yield f"retry: {RETRY_MS}\n\n".encode()  # whoever has read this misses nothing from now on
             if after is None and since is not None:
                 for entry in await asyncio.to_thread(
                     lambda: self.journal.read(since=since, service=service, limit=limit)
