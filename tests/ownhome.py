@@ -44,6 +44,7 @@ class Home:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.port = free_port()
+        self.said = ""
         self.config = folder / "capacity.yaml"
         # A mark of its own keeps this service apart from those of tests that run at the same time.
         self.write(CAPACITY.format(mark=os.getpid()))
@@ -88,8 +89,11 @@ class Home:
         """A running daemon; it is stopped in the end."""
         process = self.start("daemon", "run")
         assert process.stderr is not None
-        line = process.stderr.readline()
-        assert "listens on" in line, line + process.stderr.read()
+        self.said = process.stderr.readline()
+        while "listens on" not in self.said:
+            line = process.stderr.readline()
+            assert line, self.said
+            self.said += line
         try:
             yield process
         finally:

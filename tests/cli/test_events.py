@@ -97,6 +97,12 @@ def test_what_is_no_time_is_wrong_usage(home: Home, text: str) -> None:
     assert "1h" in err
 
 
+def test_what_becomes_another_program_is_remembered_before(home: Home) -> None:
+    code, out, _ = home.admit("run", "nap", "--", "echo", "became it")
+    assert (code, out) == (0, "became it\n")
+    assert home.kinds() == ["admitted"]
+
+
 def test_follow_without_a_daemon_follows_the_file(home: Home) -> None:
     home.remember("before")
     process = home.start("events", "--follow")
