@@ -28,10 +28,10 @@ def run(environ: Mapping[str, str], config: str | None, port: int) -> None:
     note = places.note_path(environ, port)
 
     def ready() -> None:
+        house.journal.write(_started(house.gate, port))
         where = f"http://127.0.0.1:{port}" + (f" and {unix}" if unix else "")
         print(f"admitd {__version__} listens on {where}", file=sys.stderr)
         print(_in_force(house.gate), file=sys.stderr, flush=True)
-        house.journal.write(_started(house.gate, port))
 
     notifier = Notifier(lambda: house.gate.capacity().sentinel, house.journal.write)
     house.journal.listen(notifier.tell)
