@@ -7,7 +7,8 @@ import contextlib
 import hmac
 import json
 import time
-from typing import Annotated, Any, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from fastapi import Depends, FastAPI, Header, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -27,6 +28,9 @@ from admitd.flight import Flight
 from admitd.gate import Answer, Ask, Scene, Unknown
 from admitd.processes.table import CannotSee
 from admitd.reservations import NotRecorded
+
+if TYPE_CHECKING:
+    from admitd.sentinel import Health
 
 ASK_AGAIN_S: Final = 0.5
 """How often a waiting request looks whether its turn has come."""
@@ -53,7 +57,14 @@ class Problem(Exception):
         self.headers = headers or {}
 
 
-def build(flight: Flight, acting: Acting, streams: Streams, token: str, config: str) -> FastAPI:
+def build(
+    flight: Flight,
+    acting: Acting,
+    streams: Streams,
+    token: str,
+    config: str,
+    health: Callable[[], Health] | None = None,
+) -> FastAPI:
     """The application. `config`: the file that remedies must name; empty where it is the one found by default."""
     app = FastAPI(
         title="admit",
@@ -65,6 +76,7 @@ def build(flight: Flight, acting: Acting, streams: Streams, token: str, config: 
     )
     _answer_problems(app)
     _asking(app, flight, config)
+    _telling_health(app, flight, health)
     _acting(app, acting, token, config)
     _remembering(app, streams)
     return app
@@ -99,11 +111,19 @@ def _asking(app: FastAPI, flight: Flight, config: str) -> None:
             raise Problem(wire.problem(404, "No such reservation", f"No reservation {id} stands; it may have ended."))
         return Response(status_code=204)
 
+
+def _telling_health(app: FastAPI, flight: Flight, health: Callable[[], Health] | None) -> None:
     @app.get("/healthz", responses=schemas.SEEING, response_model=schemas.Health)
     async def healthz() -> Response:
         """200 while the process table can be seen, 503 with the reason when it cannot."""
         scene = await flight.look()
-        return _json(200, {"status": "ok", "version": __version__, "processes": scene.look.count})
+        told = None
+        if health is not None:
+            now = health()
+            ago_s = None if now.last_round_s_ago is None else round(now.last_round_s_ago, 3)
+            told = {"rounds": now.rounds, "errors": now.errors, "last_round_s_ago": ago_s}
+        body = {"status": "ok", "version": __version__, "processes": scene.look.count, "sentinel": told}
+        return _json(200, body)
 
 
 def _acting(app: FastAPI, acting: Acting, token: str, config: str) -> None:

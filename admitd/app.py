@@ -18,9 +18,12 @@ from admitd.journal import NAME, Journal
 
 if TYPE_CHECKING:
     from admitd.doorkeeper import App
+    from admitd.sentinel import Sentinel
 
 DESCRIPTORS_SPARED: Final = 512
 """Descriptors that are not used for keeping command lines open: sockets, checks, reservations."""
+HISTORY: Final = 500
+"""How many entries of the journal the sentinel reads at its start, to see how the last run ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class House:
     journal: Journal
     streams: Streams
 
-    def application(self, port: int) -> App:
+    def application(self, port: int, sentinel: Sentinel | None = None) -> App:
         """The ASGI application, doorkeeper outermost. `port`: the one that Host and Origin may name."""
         from admitd import api
         from admitd.acting import Acting
@@ -43,7 +46,27 @@ class House:
 
         flight = Flight(self.gate)
         acting = Acting(flight, self.environ)
-        return Doorkeeper(api.build(flight, acting, self.streams, places.token(self.environ), self.named), port)
+        health = None if sentinel is None else sentinel.health
+        return Doorkeeper(api.build(flight, acting, self.streams, places.token(self.environ), self.named, health), port)
+
+    def sentinel(self, port: int) -> Sentinel:
+        """The sentinel, not started yet. `port`: whose daemon it belongs to."""
+        from admitd.activity import ActivityWatch
+        from admitd.mending import Mending
+        from admitd.sentinel import Sentinel
+        from admitd.vitals import Vitals
+
+        def log_path(service: str) -> Path:
+            return Path(places.log_path(self.environ, service))
+
+        tell = self.journal.write
+        vitals = Vitals(Path(places.alive_path(self.environ, port)))
+        try:
+            found = vitals.judge(self.journal.read(limit=HISTORY))
+        except OSError:
+            found = vitals.judge([])
+        mending = Mending(self.gate, log_path, tell, self.named)
+        return Sentinel(self.gate, ActivityWatch(), mending, tell, vitals, found)
 
 
 def furnish(

@@ -22,13 +22,15 @@ def run(environ: Mapping[str, str], config: str | None, port: int) -> None:
     """Serve until SIGTERM or SIGINT. Raises serving.PortTaken, places.UnsafePlace and all that furnish raises."""
     house = furnish(environ, config, keep=descriptors_to_keep())
     places.make_private(places.user_folder(environ))
-    application = house.application(port)
+    sentinel = house.sentinel(port)
+    application = house.application(port, sentinel)
     unix = places.socket_path(environ, port)
     sockets = serving.listen(port, None if unix is None else Path(unix))
     note = places.note_path(environ, port)
 
     def ready() -> None:
         house.journal.write(_started(house.gate, port))
+        sentinel.start()
         where = f"http://127.0.0.1:{port}" + (f" and {unix}" if unix else "")
         print(f"admitd {__version__} listens on {where}", file=sys.stderr)
         print(_in_force(house.gate), file=sys.stderr, flush=True)
@@ -39,6 +41,7 @@ def run(environ: Mapping[str, str], config: str | None, port: int) -> None:
         with open(note, "w", encoding="utf-8") as out:
             out.write(f"{os.getpid()}\n{house.watched.path}\n")
         serving.serve(application, sockets, ready, house.streams.stop)
+        sentinel.stop()
         house.journal.write(Event("daemon_stopped", "the daemon was stopped", numbers={"pid": os.getpid()}))
     finally:
         notifier.close()

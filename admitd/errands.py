@@ -10,8 +10,9 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 from admitd.core.probing import Heard
 from admitd.core.terms import Probe
@@ -22,11 +23,21 @@ PROBES_AT_ONCE: Final = 8
 News = Callable[[], None]
 
 
-class Errands:
-    """`progress`: asked when a probe is sent, and when it ends. `failed`: told what was not foreseen."""
+class Progress(Protocol):
+    """Who knows how much a service has done."""
 
-    def __init__(self, progress: Callable[[str], int | None], failed: Callable[[Exception], None]) -> None:
-        self._progress = progress
+    def progress(self, service: str) -> int | None:
+        """A number that grows while the service works; None where that cannot be told."""
+
+    def own_probe(self, service: str) -> AbstractContextManager[None]:
+        """Around a probe of ours."""
+
+
+class Errands:
+    """`watch`: asked for progress when a probe is sent, and when it ends. `failed`: told what was not foreseen."""
+
+    def __init__(self, watch: Progress, failed: Callable[[Exception], None]) -> None:
+        self._watch = watch
         self._failed = failed
         self._came: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._waiting: deque[tuple[str, Probe]] = deque()
@@ -97,22 +108,22 @@ class Errands:
         while self._waiting and len(self._asking) < PROBES_AT_ONCE:
             service, probe = self._waiting.popleft()
             self._asking.add(service)
-            self._thread(f"admit-probe-{service}", partial(self._ask, service, probe, self._progress(service)))
+            self._thread(f"admit-probe-{service}", partial(self._ask, service, probe))
 
-    def _ask(self, service: str, probe: Probe, before: int | None) -> None:
+    def _ask(self, service: str, probe: Probe) -> None:
         try:
-            said = ask(probe)
-            heard = Heard(service, said.answered, said.detail, said.took_s, before)
+            before = self._watch.progress(service)
+            with self._watch.own_probe(service):
+                said = ask(probe)
+            after = self._watch.progress(service)
+            heard = Heard(service, said.answered, said.detail, said.took_s, before, after)
         except Exception as problem:  # who asked must be answered
-            heard = Heard(service, False, f"{type(problem).__name__}: {problem}", 0.0, before)
+            heard = Heard(service, False, f"{type(problem).__name__}: {problem}", 0.0)
         self._arrive(partial(self._answered, heard))
 
     def _answered(self, heard: Heard) -> None:
         self._asking.discard(heard.service)
-        after = self._progress(heard.service)
-        self._heard.append(
-            Heard(heard.service, heard.answered, heard.detail, heard.took_s, heard.progress_before, after)
-        )
+        self._heard.append(heard)
 
     def _arrive(self, news: News) -> None:
         self._came.put(news)

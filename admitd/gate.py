@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from admitd import checks
+from admitd import checks, hands
 from admitd.core import admission, chronicle, ledger
 from admitd.core.ledger import Ledger
 from admitd.core.terms import (
@@ -202,6 +202,7 @@ class Gate:
         try:
             if isinstance(verdict, Admitted) and verdict.reservation is None and not ask.dry_run:
                 verdict = replace(verdict, reservation=self.records.reserve(lock, service, ask.holder))
+                hands.admitted(self.records.where, service.name)
             if isinstance(verdict, Refused) and ask.wait_s > 0 and verdict.reason is not Reason.TOO_LARGE:
                 waiter = waiter or self.records.wait(service, ask.holder, ask.wait_s)
                 return Answer(replace(verdict, queue_position=_position(waiter, scene.ledger.waiters)), waiter.id)

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Final
 
 _READ_MAX: Final = 64
+_UNLOADED: Final = 0
+_ADMITTED: Final = 32
 
 
 @contextlib.contextmanager
@@ -34,21 +36,37 @@ def on(folder: Path, service: str) -> Iterator[None]:
 
 
 def let_go(folder: Path, service: str) -> None:
-    """Write down that a service has just been unloaded, by the machine's monotonic clock."""
+    """Write down that a service has just been unloaded."""
+    _note(folder, service, os.O_CREAT, _UNLOADED)
+
+
+def admitted(folder: Path, service: str) -> None:
+    """Write down that a load was admitted just now: what is there next was no supervisor's doing. Only of one that was
+    ever unloaded; of others nobody asks."""
+    _note(folder, service, 0, _ADMITTED)
+
+
+def _note(folder: Path, service: str, flags: int, offset: int) -> None:
     with contextlib.suppress(OSError):
-        fd = os.open(_path(folder, service), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = os.open(_path(folder, service), os.O_WRONLY | flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            os.pwrite(fd, b"%020.6f" % time.monotonic(), 0)
+            os.pwrite(fd, b"%020.6f" % time.monotonic(), offset)
         finally:
             os.close(fd)
 
 
 @dataclass(frozen=True, slots=True)
 class Hand:
-    """`on`: somebody is unloading it now. `unloaded_at`: when it was last, None where that was never in this boot."""
+    """`on`: somebody is unloading it now. Times are of the machine's monotonic clock, None for never in this boot."""
 
     on: bool = False
     unloaded_at: float | None = None
+    admitted_at: float | None = None
+
+    @property
+    def admitted_since(self) -> bool:
+        """Whether a load of it was admitted after it was unloaded."""
+        return self.unloaded_at is not None and self.admitted_at is not None and self.admitted_at >= self.unloaded_at
 
 
 def seen(folder: Path) -> dict[str, Hand]:
@@ -62,18 +80,26 @@ def seen(folder: Path) -> dict[str, Hand]:
 
 
 def look(folder: Path, service: str) -> Hand:
-    """Whose hands are on one service, and when it was unloaded, by the machine's monotonic clock."""
+    """Whose hands are on one service, and since when nobody's."""
     try:
         fd = os.open(_path(folder, service), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return Hand()
     try:
-        at = float(os.read(fd, _READ_MAX) or b"nan")
-        return Hand(_is_locked(fd), at if at <= time.monotonic() else None)
-    except (OSError, ValueError):
+        said = os.read(fd, _READ_MAX)
+        return Hand(_is_locked(fd), _time(said[_UNLOADED:_ADMITTED]), _time(said[_ADMITTED:]))
+    except OSError:
         return Hand()
     finally:
         os.close(fd)
+
+
+def _time(said: bytes) -> float | None:
+    try:
+        at = float(said.strip(b"\0"))
+    except ValueError:
+        return None
+    return at if at <= time.monotonic() else None
 
 
 def _is_locked(fd: int) -> bool:

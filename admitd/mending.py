@@ -92,6 +92,9 @@ class Mending:
         except (CannotSee, NotRecorded) as problem:
             self._tell(Event("load_failed", f"{name} could not be recovered: {problem}.", Severity.CRITICAL, name))
             return Outcome.NOT_BACK
+        if outcome is Outcome.DROPPED:
+            said = f"{name} is not loaded again: somebody else unloaded it, or is loading it, meanwhile."
+            self._tell(Event("gave_up", said, Severity.INFO, name, None, numbers))
         if outcome is Outcome.BACK:
             took_s = time.monotonic() - began
             done = {"attempt": act.attempt, "took_s": round(took_s, 1)}

@@ -176,12 +176,21 @@ class Plan(BaseModel):
     remedy: str | None
 
 
+class SentinelHealth(BaseModel):
+    """How the sentinel's rounds go. `last_round_s_ago` is null before the first."""
+
+    rounds: int
+    errors: int
+    last_round_s_ago: float | None
+
+
 class Health(BaseModel):
-    """The daemon can see."""
+    """The daemon can see. `sentinel` is null where no daemon answers, but the command line itself."""
 
     status: Literal["ok"]
     version: str
     processes: int
+    sentinel: SentinelHealth | None
 
 
 class Loaded(BaseModel):

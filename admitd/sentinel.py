@@ -23,7 +23,7 @@ from admitd.core.probing import Watched
 from admitd.core.reboot import Finding
 from admitd.core.stopped import Safelisted
 from admitd.core.terms import Capacity, Check, Level, State
-from admitd.errands import Errands, News
+from admitd.errands import Errands, News, Progress
 from admitd.gate import Gate, Scene, safelist_of
 from admitd.journal import Record
 from admitd.mending import Mending, Outcome
@@ -46,14 +46,11 @@ class Known(Protocol):
     def last_active_s(self) -> float | None: ...
 
 
-class Watch(Protocol):
-    """Who knows which services work; asked only from the sentinel's thread."""
+class Watch(Progress, Protocol):
+    """Who knows which services work. `progress` and `own_probe` are used from the probes' threads too."""
 
     def look(self, scene: Scene, now: float) -> Mapping[str, Known]:
         """What each loaded service does."""
-
-    def progress(self, service: str) -> int | None:
-        """A number that grows while the service works; None where that cannot be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +108,8 @@ class Sentinel:
         self._memory = _Memory()
         self._thread = threading.Thread(target=self._run, name="admit-sentinel", daemon=True)
         self._end = threading.Event()
-        self._errands = Errands(watch.progress, self._failed)
+        self._errands = Errands(watch, self._failed)
+        self._left_down: dict[str, float] = {}
         self._safelisted: tuple[Safelisted, ...] = ()
         self._level: Level | None = None
         self._checked: tuple[Capacity, float, Mapping[str, Check]] | None = None
@@ -208,7 +206,9 @@ class Sentinel:
         held = hands.seen(self._gate.records.where)
         loading |= self._errands.under_way
         handled = loading | {name for name, hand in held.items() if hand.on}
+        loading |= {name for name, hand in held.items() if hand.admitted_since}
         sight = _Sight(now, scene, self._watch.look(scene, now), held, loading, handled)
+        self._forget_what_was_unloaded(held)
         asked = [
             *self._step_stopped(sight),
             *self._step_respawn(sight),
@@ -218,6 +218,14 @@ class Sentinel:
         if self._vitals is not None and not self._end.is_set():
             self._vitals.beat()
         self._perform(asked)
+
+    def _forget_what_was_unloaded(self, held: Mapping[str, hands.Hand]) -> None:
+        """What somebody unloads on purpose while it waits for its next recovery is not recovered."""
+        for name, at in list(self._left_down.items()):
+            hand = held.get(name)
+            if hand is not None and hand.unloaded_at is not None and hand.unloaded_at > at:
+                del self._left_down[name]
+                self._memory.probing = probing.dropped(self._memory.probing, name)
 
     def _checks(self, now: float) -> Mapping[str, Check]:
         """What the checks say. They are commands: they run once a probe_interval_s, and not under the gate's lock."""
@@ -251,7 +259,9 @@ class Sentinel:
         for name, account in ledger.accounts.items():
             has = account.service.probe is not None
             said = answered.get(name, False) if has else None
-            half.append(halfway.Standing(account, said, self._watch.progress(name), name in sight.handled))
+            standing = halfway.Standing(account, said, handled=name in sight.handled)
+            if halfway.why_half(standing):
+                half.append(replace(standing, progress=self._watch.progress(name)))
         self._memory.halfway, told = halfway.step(self._memory.halfway, sight.now, half)
         heard = self._errands.heard()
         self._memory.probing, asked = probing.step(
@@ -271,7 +281,6 @@ class Sentinel:
                 service,
                 account.processes,
                 loaded,
-                self._watch.progress(name) if loaded else None,
                 name in sight.handled,
                 "the machine went down within a minute of its load" if name in self._found.held_back else "",
                 "it is half loaded for longer than its load_timeout_s" if name in late else "",
@@ -331,6 +340,9 @@ class Sentinel:
         back = outcome is not Outcome.NOT_BACK
         memory = probing.recovered(self._memory.probing, self._clock(), service, back=back, settings=settings)
         self._memory.probing = probing.dropped(memory, service) if outcome is Outcome.DROPPED else memory
+        self._left_down.pop(service, None)
+        if not back:
+            self._left_down[service] = time.monotonic()
 
 
 def _safelisted(scene: Scene) -> Iterable[Safelisted]:

@@ -37,7 +37,7 @@ LATE_S: Final = 1.0
 class Watched:
     """A service with a probe, as one look saw it. `handled`: somebody is loading or unloading it.
 
-    `progress` is a number that grows while it works, None where that is not known. `held_back`: why it is not
+    `held_back`: why it is not
     recovered, whatever happens. `half`: why it counts as half loaded for too long, which halfway.py decides. `woken`:
     it is stopped, and on the safelist, which is another rule's.
     """
@@ -45,7 +45,6 @@ class Watched:
     service: Service
     processes: tuple[Process, ...]
     loaded: bool
-    progress: int | None = None
     handled: bool = False
     held_back: str = ""
     half: str = ""
@@ -64,7 +63,8 @@ class Watched:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What one probe came to. `progress`: as it was when it was sent, and when it ended."""
+    """What one probe came to. `progress_...`: a number that grows while it works, as it was when the probe was sent and
+    when it ended; None where that is not known."""
 
     service: str
     answered: bool

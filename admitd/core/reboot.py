@@ -106,7 +106,7 @@ def _killed(last: Alive, history: Sequence[Past]) -> Finding:
             continue
         if each.kind == "recovering":
             open_ones[each.service] = None
-        elif each.kind in ("recovered", "gave_up", "refused_recovery", "load_failed", "loaded", "unloaded"):
+        elif each.kind in ("recovered", "gave_up", "refused_recovery", "load_failed", "unload_failed"):
             open_ones.pop(each.service, None)
     acts = []
     for name in open_ones:

@@ -37,6 +37,8 @@ ROWS = [
      [past(5, "daemon_started", None), past(7, "daemon_stopped", None), past(990, "loaded")], None, []),
     ("the daemon was killed, nothing was under way", Alive(NOW, 1000, 1000), [past(990, "loaded", boot=NOW)], None, []),
     ("killed in a recovery", Alive(NOW, 1000, 1000), [past(990, "recovering", boot=NOW)], "load_failed", []),
+    ("killed between its unload and its load", Alive(NOW, 1000, 1000),
+     [past(980, "recovering", boot=NOW), past(990, "unloaded", boot=NOW)], "load_failed", []),
     ("killed after a recovery", Alive(NOW, 1000, 1000),
      [past(980, "recovering", boot=NOW), past(990, "recovered", boot=NOW)], None, []),
 ]  # fmt: skip
