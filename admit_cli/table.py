@@ -153,6 +153,21 @@ COMMANDS = (
         ),
     ),
     Command(
+        "estimate",
+        "admit_cli.estimate:estimate",
+        "What a model will hold, from its own files: weights, cache at a context length, scratch. Nothing is loaded.",
+        (
+            "admit estimate ~/models/Qwen3-8B-4bit",
+            "admit estimate llama-3.gguf --context 32768 --parallel 4",
+        ),
+        (Argument("path", "A GGUF file, or a folder with config.json and safetensors."),),
+        (
+            Option("--context", TEXT, "Tokens of one request, prompt and answer; 8192 otherwise.", "N"),
+            Option("--parallel", TEXT, "Requests at once; 1 otherwise.", "N"),
+            JSON,
+        ),
+    ),
+    Command(
         "config check",
         "admit_cli.config:check",
         "Read capacity.yaml and report every problem at once; 78 where there is one.",
