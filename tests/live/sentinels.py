@@ -148,7 +148,7 @@ def stand_in(port: int, *options: str, **fields: Any) -> dict[str, Any]:
 def start_stand_in(servers: Servers, port: int, *options: str) -> Any:
     """Start it as a user would, and wait until it listens."""
     process = servers.start(STAND_IN, "--port", str(port), *options)
-    wait_until(lambda: _listens(port), 20, servers.log(process))
+    wait_until(lambda: listens(port), 20, servers.log(process))
     return process
 
 
@@ -163,7 +163,8 @@ def hits(port: int) -> int:
         return int(answer.read())
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Whether anything answers there."""
     try:
         hits(port)
     except OSError:
