@@ -162,6 +162,38 @@ COMMANDS = (
         (JSON,),
     ),
     Command(
+        "events",
+        "admit_cli.events:events",
+        "Show what was done and found: admissions, loads, recoveries, what was closed and why.",
+        (
+            "admit events                     # the last 100",
+            "admit events --since 1h --service coder",
+            "admit events --follow --json | jq .text",
+        ),
+        (),
+        (
+            Option("--follow", FLAG, "Go on with what comes, until Ctrl-C."),
+            Option("--service", TEXT, "Only what concerns this service.", "NAME"),
+            Option("--since", TEXT, "Not older than this: 90s, 1h, 7d, or 2026-11-21T10:00.", "WHEN"),
+            JSON,
+        ),
+    ),
+    Command(
+        "estimate",
+        "admit_cli.estimate:estimate",
+        "What a model will hold, from its own files: weights, cache at a context length, scratch. Nothing is loaded.",
+        (
+            "admit estimate ~/models/Qwen3-8B-4bit",
+            "admit estimate llama-3.gguf --context 32768 --parallel 4",
+        ),
+        (Argument("path", "A GGUF file, or a folder with config.json and safetensors."),),
+        (
+            Option("--context", TEXT, "Tokens of one request, prompt and answer; 8192 otherwise.", "N"),
+            Option("--parallel", TEXT, "Requests at once; 1 otherwise.", "N"),
+            JSON,
+        ),
+    ),
+    Command(
         "config check",
         "admit_cli.config:check",
         "Read capacity.yaml and report every problem at once. Ends with 78 where there is one.",

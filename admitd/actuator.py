@@ -10,7 +10,8 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final
 
@@ -78,6 +79,37 @@ def _start(line: list[str], output: int | IO[bytes], keep: tuple[int, ...] = ())
     except (OSError, ValueError) as problem:
         why = problem.strerror if isinstance(problem, OSError) else str(problem)
         raise CannotStart(f"{line[0]} cannot be run: {why}") from problem
+
+
+def run_bounded(
+    command: Command, timeout_s: float, said: bytes = b"", environ: Mapping[str, str] | None = None
+) -> str | None:
+    """Run a command to its end, with `said` on stdin; None where it went well, else why not.
+
+    Neither the command nor its output is in the answer: both may hold secrets.
+    """
+    with tempfile.TemporaryFile() as document:
+        document.write(said)
+        document.seek(0)
+        line = argv(command + HELPER_TAIL if isinstance(command, str) else command)
+        try:
+            process = subprocess.Popen(
+                line,
+                stdin=document,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                env=None if environ is None else dict(environ),
+            )
+        except OSError as problem:
+            return f"it cannot be run: {problem.strerror}"
+    try:
+        code = process.wait(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        end_session(process.pid)
+        process.wait()
+        return f"it did not end in {timeout_s:g} s"
+    return None if code == 0 else f"it ended with {exit_text(code)}"
 
 
 def end_session(leader: int) -> None:

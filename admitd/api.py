@@ -7,23 +7,30 @@ import contextlib
 import hmac
 import json
 import math
-from typing import Annotated, Any, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from fastapi import Depends, FastAPI, Path, Query, Request, Response
+from fastapi import Depends, FastAPI, Header, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 from starlette.exceptions import HTTPException
 
-from admitd import __version__
+from admitd import __version__, eventstream
 from admitd.acting import Acting, Occupied
 from admitd.core import wire
+from admitd.core.events import entry_json
 from admitd.core.terms import ProcessId
 from admitd.core.verdict import Admitted, Refused
+from admitd.eventstream import Streams, TooMany
 from admitd.flight import Flight
 from admitd.gate import Answer, Ask, Scene, Unknown
 from admitd.processes.table import CannotSee
 from admitd.reservations import NotRecorded
+
+if TYPE_CHECKING:
+    from admitd.sentinel import Health
 
 ASK_AGAIN_S: Final = 0.5
 """How often a waiting request looks whether its turn has come."""
@@ -36,6 +43,12 @@ _Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 _Name = Annotated[str, Path(description="A service's name.", max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 _Wanted = Annotated[str, Query(description="The service that should fit.", min_length=1, max_length=63)]
 _ReservationId = Annotated[str, Path(description="A reservation's id.", pattern=r"^[0-9a-f]{16}$")]
+
+_Since = Annotated[float | None, Query(description="Not older than this; seconds since 1970.", ge=0, le=1e11)]
+_OfService = Annotated[str | None, Query(description="Only what concerns this service.", max_length=63)]
+_Limit = Annotated[int, Query(description="How many at most; the last ones.", ge=1, le=1000)]
+_LastEventId = Annotated[str | None, Header(description="Of a stream: go on after this id.", max_length=32)]
+_LIVE: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 class _In(BaseModel):
@@ -77,7 +90,14 @@ class Problem(Exception):
         self.headers = headers or {}
 
 
-def build(flight: Flight, acting: Acting, token: str, config: str) -> FastAPI:
+def build(
+    flight: Flight,
+    acting: Acting,
+    streams: Streams,
+    token: str,
+    config: str,
+    health: Callable[[], Health] | None = None,
+) -> FastAPI:
     """The application. `config`: the file that remedies must name; empty where it is the one found by default."""
     app = FastAPI(
         title="admit",
@@ -89,7 +109,9 @@ def build(flight: Flight, acting: Acting, token: str, config: str) -> FastAPI:
     )
     _answer_problems(app)
     _asking(app, flight, config)
+    _telling_health(app, flight, health)
     _acting(app, acting, token, config)
+    _remembering(app, streams)
     _describe(app)
     return app
 
@@ -133,11 +155,19 @@ def _asking(app: FastAPI, flight: Flight, config: str) -> None:
             raise Problem(wire.problem(404, "No such reservation", f"No reservation {id} stands; it may have ended."))
         return Response(status_code=204)
 
+
+def _telling_health(app: FastAPI, flight: Flight, health: Callable[[], Health] | None) -> None:
     @app.get("/healthz")
     async def healthz() -> Response:
         """200 while the process table can be seen, 503 with the reason when it cannot."""
         scene = await flight.look()
-        return _json(200, {"status": "ok", "version": __version__, "processes": scene.look.count})
+        told = None
+        if health is not None:
+            now = health()
+            ago_s = None if now.last_round_s_ago is None else round(now.last_round_s_ago, 3)
+            told = {"rounds": now.rounds, "errors": now.errors, "last_round_s_ago": ago_s}
+        body = {"status": "ok", "version": __version__, "processes": scene.look.count, "sentinel": told}
+        return _json(200, body)
 
 
 def _acting(app: FastAPI, acting: Acting, token: str, config: str) -> None:
@@ -158,6 +188,29 @@ def _acting(app: FastAPI, acting: Acting, token: str, config: str) -> None:
         """Unload a service; answers when its memory is back."""
         code, said = await acting.unload(name, kill=body.kill)
         return _json(code, said)
+
+
+def _remembering(app: FastAPI, streams: Streams) -> None:
+    @app.get("/events")
+    async def events(
+        since: _Since = None,
+        service: _OfService = None,
+        limit: _Limit = 100,
+        accept: Annotated[str | None, Header(include_in_schema=False)] = None,
+        last_event_id: _LastEventId = None,
+    ) -> Response:
+        """What was done and found, the last of it, oldest first; with `Accept: text/event-stream` what comes, live."""
+        if eventstream.is_wanted(accept):
+            streams.check_room()
+            after = eventstream.resumed(last_event_id)
+            frames = streams.stream(after, since, service, limit)
+            return StreamingResponse(frames, headers=_LIVE, media_type=eventstream.KIND)
+        try:
+            entries = await asyncio.to_thread(lambda: streams.journal.read(since=since, service=service, limit=limit))
+        except OSError as problem:
+            detail = f"{problem.strerror or 'Its disk fails'}."
+            raise Problem(wire.problem(503, "The journal cannot be read", detail)) from problem
+        return _json(200, {"events": [entry_json(entry) for entry in entries]})
 
 
 async def _ask_until(flight: Flight, ask: Ask, request: Request) -> Answer:
@@ -262,6 +315,11 @@ def _answer_problems(app: FastAPI) -> None:
     @app.exception_handler(NotRecorded)
     async def unrecorded(request: Request, error: NotRecorded) -> Response:
         return _problem(503, "The reservations cannot be used", f"{error}.")
+
+    @app.exception_handler(TooMany)
+    async def too_many(request: Request, error: TooMany) -> Response:
+        detail = f"{eventstream.STREAMS_MAX} streams are open, and no more may be; ask again when one has ended."
+        return _problem(503, "Too many streams", detail, {"Retry-After": "5"})
 
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> Response:

@@ -10,14 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from admitd import capacity, memory, places, processes, reservations
+from admitd.core.events import Event, Number, Severity
 from admitd.core.terms import Capacity
+from admitd.eventstream import Streams
 from admitd.gate import Gate
+from admitd.journal import NAME, Journal
 
 if TYPE_CHECKING:
     from admitd.doorkeeper import App
+    from admitd.sentinel import Sentinel
 
 DESCRIPTORS_SPARED: Final = 512
 """Descriptors that are not used for keeping command lines open: sockets, checks, reservations."""
+HISTORY: Final = 500
+"""How many entries of the journal the sentinel reads at its start, to see how the last run ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +34,10 @@ class House:
     watched: capacity.Watched
     named: str
     environ: Mapping[str, str]
+    journal: Journal
+    streams: Streams
 
-    def application(self, port: int) -> App:
+    def application(self, port: int, sentinel: Sentinel | None = None) -> App:
         """The ASGI application, doorkeeper outermost. `port`: the one that Host and Origin may name."""
         from admitd import api
         from admitd.acting import Acting
@@ -38,7 +46,27 @@ class House:
 
         flight = Flight(self.gate)
         acting = Acting(flight, self.environ)
-        return Doorkeeper(api.build(flight, acting, places.token(self.environ), self.named), port)
+        health = None if sentinel is None else sentinel.health
+        return Doorkeeper(api.build(flight, acting, self.streams, places.token(self.environ), self.named, health), port)
+
+    def sentinel(self, port: int) -> Sentinel:
+        """The sentinel, not started yet. `port`: whose daemon it belongs to."""
+        from admitd.activity import ActivityWatch
+        from admitd.mending import Mending
+        from admitd.sentinel import Sentinel
+        from admitd.vitals import Vitals
+
+        def log_path(service: str) -> Path:
+            return Path(places.log_path(self.environ, service))
+
+        tell = self.journal.write
+        vitals = Vitals(Path(places.alive_path(self.environ, port)))
+        try:
+            found = vitals.judge(self.journal.read(limit=HISTORY))
+        except OSError:
+            found = vitals.judge([])
+        mending = Mending(self.gate, log_path, tell, self.named)
+        return Sentinel(self.gate, ActivityWatch(), mending, tell, vitals, found)
 
 
 def furnish(
@@ -58,7 +86,18 @@ def furnish(
     def load(path: Path) -> Capacity:
         return capacity.load(path, detect_physical=system.physical)
 
-    watched = capacity.Watched(path, load, on_problem=on_problem)
+    journal = Journal(Path(places.user_folder(environ), NAME), complain=on_problem)
+
+    def broken(text: str) -> None:
+        on_problem(text)
+        said = f"{path} was changed and cannot be used; the last good one stays in force"
+        journal.write(Event("config_broken", said, Severity.WARNING, next="admit config check"))
+
+    def reloaded(now: Capacity) -> None:
+        numbers: dict[str, Number] = {"services": len(now.services), "host": now.host.name}
+        journal.write(Event("config_reloaded", f"{path} was changed and is in force", numbers=numbers))
+
+    watched = capacity.Watched(path, load, on_problem=broken, on_reloaded=reloaded)
     table = processes.for_this_system(environ, keep)
     folder = reservations.folder(environ)
     records = reservations.Reservations(folder, table.identify, shared="ADMIT_STATE_DIR" not in environ)
@@ -67,9 +106,9 @@ def furnish(
     def source() -> tuple[Capacity, tuple[str, ...]]:
         return watched.current(), watched.warnings
 
-    gate = Gate(source, table, system, records)
+    gate = Gate(source, table, system, records, record=journal.write)
     gate.matcher(watched.current())
-    return House(gate, watched, str(path) if config else "", environ)
+    return House(gate, watched, str(path) if config else "", environ, journal, Streams(journal))
 
 
 def descriptors_to_keep() -> int:

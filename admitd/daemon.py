@@ -13,8 +13,12 @@ from typing import NoReturn
 
 from admitd import __version__, places, serving
 from admitd.app import descriptors_to_keep, furnish
+from admitd.core import headroom
+from admitd.core.events import Event, Number
+from admitd.core.terms import RAM
 from admitd.core.units import free_to_mb, to_mb
 from admitd.gate import Gate
+from admitd.notify import Notifier
 
 
 def run(environ: Mapping[str, str], config: str | None, port: int) -> None:
@@ -27,8 +31,13 @@ def run(environ: Mapping[str, str], config: str | None, port: int) -> None:
     # Before what takes time to import: who starts a second one is told at once, and who asks meanwhile only waits.
     sockets = serving.listen(port, None if unix is None else Path(unix))
     note = places.note_path(environ, port)
+    sentinel = house.sentinel(port)
+    notifier = Notifier(lambda: house.gate.capacity().sentinel, house.journal.write)
+    house.journal.listen(notifier.tell)
 
     def ready() -> None:
+        house.journal.write(_started(house.gate, port))
+        sentinel.start()
         where = f"http://127.0.0.1:{port}" + (f" and {unix}" if unix else "")
         print(f"admitd {__version__} listens on {where}", file=sys.stderr)
         print(_in_force(house.gate), file=sys.stderr, flush=True)
@@ -36,7 +45,17 @@ def run(environ: Mapping[str, str], config: str | None, port: int) -> None:
     with _taken_down(*(path for path in (note, unix) if path is not None)) as take_down:
         with open(note, "w", encoding="utf-8") as out:
             out.write(f"{os.getpid()}\n{os.path.abspath(house.watched.path)}\n")
-        serving.serve(serving.server(house.application(port), ready, take_down), sockets)
+
+        def ending() -> None:
+            take_down()
+            house.streams.stop()
+
+        try:
+            serving.serve(serving.server(house.application(port, sentinel), ready, ending), sockets)
+            sentinel.stop()
+            house.journal.write(Event("daemon_stopped", "the daemon was stopped", numbers={"pid": os.getpid()}))
+        finally:
+            notifier.close()
 
 
 def _leave(sig: int, frame: FrameType | None) -> NoReturn:
@@ -59,11 +78,14 @@ def _taken_down(*paths: str) -> Iterator[Callable[[], None]]:
         take_down()
 
 
+def _started(gate: Gate, port: int) -> Event:
+    pool = free_to_mb(headroom.pool(gate.capacity().host)[RAM])
+    numbers: dict[str, Number] = {"pid": os.getpid(), "port": port, "pool_mb": pool}
+    return Event("daemon_started", f"the daemon was started (admit {__version__}, port {port})", numbers=numbers)
+
+
 def _in_force(gate: Gate) -> str:
     """The limits in force, for the log."""
-    from admitd.core import headroom
-    from admitd.core.terms import RAM
-
     capacity = gate.capacity()
     pool = free_to_mb(headroom.pool(capacity.host)[RAM])
     largest = max((to_mb(service.budget.get(RAM, 0)) for service in capacity.services.values()), default=0)

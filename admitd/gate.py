@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from admitd import checks
-from admitd.core import admission, ledger
+from admitd import checks, hands
+from admitd.core import admission, chronicle, ledger
 from admitd.core.ledger import Ledger
 from admitd.core.terms import (
     RAM,
@@ -27,16 +27,20 @@ from admitd.core.terms import (
     Request,
     Reservation,
     Service,
+    Sighting,
     View,
     Waiter,
 )
 from admitd.core.verdict import Admitted, Reason, Refused, Verdict
+from admitd.journal import Record, forget
 from admitd.memory import Memory
 from admitd.processes.matching import Matcher
 from admitd.processes.table import CannotSee, Look, ProcessTable
 from admitd.reservations import Busy, NotRecorded, Reservations, Standing
 
 TRIES: Final = 10
+SAFELIST: Final = "safelist..{}"
+"""The name under which the patterns of the safelist are matched, beside the services, in the same look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,8 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What one look saw and what follows from it. `at` is wall-clock time, `took_s` what the look took."""
+    """What one look saw and what follows from it. `at` is wall-clock time, `took_s` what the look took. `safelisted`:
+    the processes that patterns of the safelist match; their `service` is the claim that `SAFELIST` names."""
 
     ledger: Ledger
     reading: Reading
@@ -62,6 +67,7 @@ class Scene:
     at: float
     took_s: float
     warnings: tuple[str, ...]
+    safelisted: tuple[Sighting, ...] = ()
 
     @property
     def capacity(self) -> Capacity:
@@ -90,7 +96,8 @@ RunChecks = Callable[[Mapping[str, Command]], Mapping[str, Check]]
 
 
 class Gate:
-    """Decides for one host. `source` gives the capacity in force and warnings about its file."""
+    """Decides for one host. `source` gives the capacity in force and warnings about its file; `record` remembers what
+    was done, here and by those who load and unload."""
 
     def __init__(
         self,
@@ -99,31 +106,36 @@ class Gate:
         memory: Memory,
         records: Reservations,
         run_checks: RunChecks = checks.run_all,
+        record: Record = forget,
     ) -> None:
         self._source = source
         self.table = table
         self._memory = memory
         self.records = records
         self._run_checks = run_checks
+        self.record = record
         self._matcher: tuple[Capacity, Matcher] | None = None
         self._one_at_a_time = threading.RLock()
 
     def matcher(self, capacity: Capacity) -> Matcher:
         """The compiled patterns of `capacity`; made once for each file that comes into force."""
         if self._matcher is None or self._matcher[0] is not capacity:
-            self._matcher = (capacity, Matcher(capacity.services.values()))
+            self._matcher = (capacity, Matcher([*capacity.services.values(), *safelist_of(capacity).values()]))
         return self._matcher[1]
 
     def capacity(self) -> Capacity:
         """The capacity in force."""
         return self._source()[0]
 
-    def look(self) -> Scene:
-        """Look and derive; nothing is changed. Raises CannotSee or NotRecorded."""
+    def look(self, checked: Mapping[str, Check] | None = None) -> Scene:
+        """Look and derive; nothing is changed. `checked`: what the checks said a while ago; without it they run.
+
+        Raises CannotSee or NotRecorded.
+        """
         with self._one_at_a_time:
             capacity, warnings = self._source()
             standing = self.records.standing(capacity)
-            return self._scene(capacity, warnings, self._checks(capacity), standing)
+            return self._scene(capacity, warnings, self._checks(capacity) if checked is None else checked, standing)
 
     def decide(self, asks: Sequence[Ask]) -> tuple[list[Answer | Unknown], Scene | None]:
         """Verdicts for all of `asks` from one look, in their order; each admission is written down before it is told.
@@ -132,20 +144,35 @@ class Gate:
         """
         try:
             with self._one_at_a_time:
-                return self._decide(asks)
+                answers, scene = self._decide(asks)
         except CannotSee as problem:
             return self._all_refused(asks, Reason.UNSEEN, f"the process table cannot be seen: {problem}"), None
         except Busy as problem:
             return self._all_refused(asks, Reason.BUSY, f"no decision could be made: {problem}"), None
         except NotRecorded as problem:
             return self._all_refused(asks, Reason.NOT_RECORDED, f"nothing can be promised: {problem}"), None
+        # Without the machine-wide lock, which no disk may hold up; but before anyone is told.
+        self._remember(answers, scene)
+        return answers, scene
 
     def give_back(self, record_id: str) -> bool:
         """End a reservation, or a place in the queue; whether there was one."""
         with self._one_at_a_time:
-            return self.records.give_back(record_id)
+            service = self.records.service_of(record_id)
+            given = self.records.give_back(record_id)
+        if given and service is not None:
+            self.record(chronicle.given_back(service, record_id))
+        return given
 
-    def _decide(self, asks: Sequence[Ask]) -> tuple[list[Answer | Unknown], Scene | None]:
+    def _remember(self, answers: Sequence[Answer | Unknown], scene: Scene) -> None:
+        """Have every reservation that was made just now remembered, with what it was decided on."""
+        known = {held.id for held in scene.ledger.reservations}
+        for answer in answers:
+            verdict = answer.verdict if isinstance(answer, Answer) else None
+            if isinstance(verdict, Admitted) and verdict.reservation and verdict.reservation.id not in known:
+                self.record(chronicle.admitted(verdict, scene.ledger, scene.reading))
+
+    def _decide(self, asks: Sequence[Ask]) -> tuple[list[Answer | Unknown], Scene]:
         for _ in range(TRIES):
             capacity, warnings = self._source()
             before = self.records.standing(capacity)
@@ -206,6 +233,7 @@ class Gate:
                 try:
                     if verdict.reservation is None:
                         made[ask.service] = self.records.reserve(lock, service, ask.holder)
+                        hands.admitted(self.records.where, service.name)
                     elif verdict.reservation.id:
                         self.records.renew(lock)
                 except NotRecorded as problem:
@@ -259,6 +287,9 @@ class Gate:
         launchers = [r.holder.pid for r in standing.reservations if r.holder is not None]
         look = self.table.look(self.matcher(capacity), launchers)
         took_s = time.perf_counter() - began
+        safelisted = tuple(seen for seen in look.sightings if seen.service not in capacity.services)
+        if safelisted:
+            look = replace(look, sightings=tuple(s for s in look.sightings if s.service in capacity.services))
         reading = self._memory.reading()
         if capacity.live_veto and reading.problem is not None:
             warnings = (*warnings, f"live_veto has nothing to go by: {reading.problem}")
@@ -272,7 +303,7 @@ class Gate:
             (*warnings, *standing.warnings),
         )
         derived = ledger.derive(capacity, view)
-        return Scene(derived, reading, look, time.time(), took_s, derived.warnings)
+        return Scene(derived, reading, look, time.time(), took_s, derived.warnings, safelisted)
 
     def _footprints(self, capacity: Capacity, look: Look) -> dict[str, Amounts]:
         processes: dict[str, list[ProcessId]] = {}
@@ -285,6 +316,15 @@ class Gate:
             if held is not None:
                 out[name] = {RAM: held}
         return out
+
+
+def safelist_of(capacity: Capacity) -> dict[str, Service]:
+    """The patterns of the safelist, as what they are matched as, by the entry of the file."""
+    return {
+        entry: Service(SAFELIST.format(place), {RAM: 1}, process_pattern=entry)
+        for place, entry in enumerate(capacity.sentinel.safelist)
+        if entry not in capacity.services
+    }
 
 
 def _overtaken(before: Standing, now: Standing, capacity: Capacity) -> bool:

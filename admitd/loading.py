@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from admitd import actuator, probe
-from admitd.core import headroom
+from admitd.core import chronicle, headroom
+from admitd.core.events import Event
 from admitd.core.ledger import Account
 from admitd.core.terms import NOTHING, RAM, Amounts, Service, State
 from admitd.gate import Gate
@@ -78,6 +79,9 @@ class Load:
         lease = gate.records.lease(reservation) if reservation else None
         try:
             self.process: subprocess.Popen[bytes] = actuator.start_load(service.load_cmd, log, lease)
+        except actuator.CannotStart as problem:
+            gate.record(chronicle.load_failed(service.name, str(problem)))
+            raise
         finally:
             if lease is not None:
                 # Ours is not needed: this process is the holder. What it started keeps its own copy.
@@ -91,6 +95,7 @@ class Load:
         """Look until there is an outcome. Interrupt it at any time: what was started goes on by itself."""
         for outcome in self._looks(on_progress):
             if outcome is not None:
+                self._gate.record(_remembered(self._service, outcome))
                 return outcome
             time.sleep(LOOK_EVERY_S)
         raise AssertionError("the looks end only with an outcome")
@@ -152,6 +157,15 @@ class Load:
         if elapsed < self._service.load_timeout_s:
             return None
         return LoadTimedOut(seen, state, self.tail())
+
+
+def _remembered(service: Service, outcome: Outcome) -> Event:
+    if isinstance(outcome, Loaded):
+        return chronicle.loaded(service.name, outcome.took_s, outcome.measured, outcome.pids)
+    if isinstance(outcome, LoadFailed):
+        return chronicle.load_failed(service.name, outcome.why)
+    held = outcome.state.is_loaded
+    return chronicle.load_timed_out(service.name, service.load_timeout_s, outcome.seen, holds_memory=held)
 
 
 def share(progress: Progress, service: Service) -> float:

@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 
 from admitd import patterns
 from admitd.core import headroom
-from admitd.core.terms import NAME, RAM, Capacity, Command, Host, Probe, Sentinel, Service
+from admitd.core.terms import NAME, RAM, Capacity, Command, Host, OnPressure, Probe, Sentinel, Service
 from admitd.core.units import free_to_mb, from_mb, to_mb
 from admitd.problem import MOST_SHOWN, Keys, Problem, closest, show
-from admitd.shape import FileShape, HostShape, ProbeShape, ServiceShape
+from admitd.shape import FileShape, HostShape, ProbeShape, SentinelShape, ServiceShape
 from admitd.yamlfile import Document
 
 LARGEST_PATTERNS: Final = 500_000
@@ -50,6 +50,7 @@ class Meaning:
         for name, service in self._shape.services.items():
             self._check_exclusion(name)
             self._check_signs(name, service)
+            self._check_limit(name, service)
         self._check_safelist()
         host = self._host(hostname, detect_physical)
         if host is not None:
@@ -57,8 +58,7 @@ class Meaning:
         if self.problems or self._bad or host is None:
             return None
         shape = self._shape
-        sentinel = Sentinel(tuple(shape.sentinel.safelist), **shape.sentinel.model_dump(exclude={"safelist"}))
-        return Capacity(host, _services_of(shape), shape.live_veto, self._document.file, sentinel)
+        return Capacity(host, _services_of(shape), shape.live_veto, self._document.file, _sentinel(shape.sentinel))
 
     def _say(self, keys: Keys, what: str, instead: str) -> None:
         self.problems.append(self._document.problem(keys, what, instead))
@@ -99,6 +99,13 @@ class Meaning:
             elif other not in self._shape.services:
                 hint = self._meant(other, self._services)
                 self._say(keys, f"{show(other)} is no service of this file", f"{hint} the name of one, or take it out")
+
+    def _check_limit(self, name: str, service: ServiceShape) -> None:
+        limit = service.hard_limit_mb
+        bad = any(self._is_bad("services", name, key) for key in ("hard_limit_mb", "ram_budget_mb"))
+        if limit is not None and not bad and limit < service.ram_budget_mb:
+            what = f"{limit} MB is less than its budget of {service.ram_budget_mb} MB: it would be closed for using it"
+            self._say(("services", name, "hard_limit_mb"), what, f"write at least {service.ram_budget_mb}")
 
     # How a service is seen
 
@@ -261,6 +268,24 @@ def _service(name: str, shape: ServiceShape, exclusive_with: set[str]) -> Servic
         pinned=shape.pinned,
         evictable=shape.evictable,
         probe=_probe(shape.probe) if shape.probe else None,
+        hard_limit=None if shape.hard_limit_mb is None else {RAM: from_mb(shape.hard_limit_mb)},
+        recover=shape.recover,
+        idle_unload_s=shape.idle_unload_s,
+        eager=shape.eager,
+    )
+
+
+def _sentinel(shape: SentinelShape) -> Sentinel:
+    return Sentinel(
+        safelist=tuple(shape.safelist),
+        stopped_interval_s=shape.stopped_interval_s,
+        probe_interval_s=shape.probe_interval_s,
+        probe_failures=shape.probe_failures,
+        recoveries_per_hour=shape.recoveries_per_hour,
+        save_grace_s=shape.save_grace_s,
+        on_pressure=OnPressure(shape.on_pressure),
+        notify=tuple(shape.notify),
+        notify_command=_command(shape.notify_command),
     )
 
 

@@ -61,6 +61,11 @@ def note_path(environ: Mapping[str, str], port: int) -> str:
     return os.path.join(user_folder(environ), f"admitd-{port}.note")
 
 
+def alive_path(environ: Mapping[str, str], port: int) -> str:
+    """The daemon's sign of life, which a clean end takes away."""
+    return os.path.join(user_folder(environ), f"admitd-{port}.alive")
+
+
 def log_path(environ: Mapping[str, str], service: str) -> str:
     """Where the output of a service's load_cmd goes."""
     return os.path.join(user_folder(environ), "logs", f"{service}.log")

@@ -30,7 +30,10 @@ class Heard:
 
 
 def ask(probe: Probe, timeout_s: float | None = None) -> Heard:
-    """Send the probe's request. A redirect is an answer like any other and is never followed."""
+    """Send the probe's request. A redirect is an answer like any other and is never followed.
+
+    The bound holds for the whole, not for each read: a server that lets its answer drip is as late as a silent one.
+    """
     import http.client  # 15 ms of imports that only a probe needs
 
     began = time.monotonic()

@@ -165,6 +165,11 @@ class Reservations:
             del self._lost[name]
         return any(self._remove(name) for name in self._names(record_id)) or bool(lost)
 
+    def service_of(self, record_id: str) -> str | None:
+        """The service that a reservation is for; None where it is a place in the queue, or gone."""
+        held = [name for name in self._names(record_id) if name.startswith(f"{records.HELD}~")]
+        return held[0].split("~")[1] if held else None
+
     def prune(self, lock: int, keep: Standing, written: set[str]) -> None:
         """Under the lock: remove the records that have ended; `keep` stands, and `written` has just begun to."""
         ids = {reservation.id for reservation in keep.reservations} | {waiter.id for waiter in keep.waiters} | written

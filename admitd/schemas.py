@@ -164,12 +164,21 @@ class Plan(BaseModel):
     remedy: str | None
 
 
+class SentinelHealth(BaseModel):
+    """How the sentinel's rounds go. `last_round_s_ago` is null before the first."""
+
+    rounds: int
+    errors: int
+    last_round_s_ago: float | None
+
+
 class Health(BaseModel):
-    """The daemon can see."""
+    """The daemon can see. `sentinel` is null where no daemon answers, but the command line itself."""
 
     status: Literal["ok"]
     version: str
     processes: int
+    sentinel: SentinelHealth | None
 
 
 class Loaded(BaseModel):
@@ -190,6 +199,29 @@ class Unloaded(BaseModel):
     took_s: float
     back_mb: int | None
     note: str
+
+
+class RememberedEvent(BaseModel):
+    """What was done or found, as it was written down."""
+
+    id: int = Field(description="Grows from event to event.")
+    at: float = Field(description="Seconds since 1970, by the wall clock of then.")
+    boot: str = Field(description="Which boot of the machine it was.")
+    since_boot_s: float
+    pid: int
+    version: str
+    kind: str = Field(description="A stable word: admitted, loaded, woken, recovered, ...")
+    severity: Literal["info", "warning", "critical"]
+    service: str | None
+    text: str
+    next: str | None = Field(description="The next command, where there is one.")
+    numbers: dict[str, int | float | str | bool | None] = Field(description="What it was decided on.")
+
+
+class Events(BaseModel):
+    """Oldest first."""
+
+    events: list[RememberedEvent]
 
 
 _Said = tuple[str, tuple[type[BaseModel], ...]]
@@ -225,6 +257,7 @@ ANSWERS: Final[Mapping[tuple[str, str], _Answers]] = {
         404: _bad("No such reservation"),
         422: _bad("Malformed"),
     },
+    ("get", "/events"): {200: ("Oldest first; or, when asked for, a live stream", (Events,)), 422: _bad("Malformed")},
     ("get", "/healthz"): {200: ("The process table can be seen", (Health,))},
     ("post", "/services/{name}/load"): {
         200: ("It is loaded", (Loaded,)),
@@ -261,6 +294,8 @@ def describe(app: FastAPI) -> dict[str, Any]:
     for (method, path), answers in ANSWERS.items():
         everything = sorted({**EVERYWHERE, **answers}.items())
         document["paths"][path][method]["responses"] = {str(code): _answer(code, *said) for code, said in everything}
+    live = document["paths"]["/events"]["get"]["responses"]["200"]["content"]
+    live["text/event-stream"] = {"schema": {"type": "string"}}
     return document
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Final
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from admitd import patterns, values
+from admitd.core.terms import OnPressure
 
 NAME_PATTERN: Final = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
@@ -34,13 +35,18 @@ Command = Annotated[
     ),
 ]
 Budget = Annotated[int, Field(ge=1, le=values.MOST_MB), BeforeValidator(values.budget_mb)]
-Physical = Annotated[
-    int | None,
-    BeforeValidator(values.physical_mb),
-    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": values.MOST_MB}, {"type": "null"}]}),
-]
+_MAYBE_MB: Final = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": values.MOST_MB}, {"type": "null"}]}
+Physical = Annotated[int | None, BeforeValidator(values.physical_mb), WithJsonSchema(_MAYBE_MB)]
+Limit = Annotated[int | None, BeforeValidator(values.limit_mb), WithJsonSchema(_MAYBE_MB)]
 Kept = Annotated[int, Field(ge=0, le=values.MOST_MB), BeforeValidator(values.kept_mb)]
 Seconds = Annotated[float, Field(gt=0, le=values.LONGEST_S), BeforeValidator(values.seconds)]
+MaybeSeconds = Annotated[
+    float | None,
+    BeforeValidator(values.maybe_seconds),
+    WithJsonSchema(
+        {"anyOf": [{"type": "number", "exclusiveMinimum": 0, "maximum": values.LONGEST_S}, {"type": "null"}]}
+    ),
+]
 Interval = Annotated[float, Field(ge=0.1, le=values.LONGEST_S), BeforeValidator(values.interval_s)]
 Priority = Annotated[
     int, Field(ge=-values.LARGEST_PRIORITY, le=values.LARGEST_PRIORITY), BeforeValidator(values.priority)
@@ -56,6 +62,10 @@ OnOff = Annotated[
 Names = Annotated[list[Text], BeforeValidator(values.names)]
 Method = Annotated[str | None, BeforeValidator(values.method), WithJsonSchema({"enum": [*values.METHODS, None]})]
 Url = Annotated[str, Field(pattern="^https?://[^ ]+$"), BeforeValidator(values.url)]
+OnPressureWord = Annotated[
+    str, BeforeValidator(values.on_pressure), WithJsonSchema({"enum": [each.value for each in OnPressure]})
+]
+NotifyUrl = Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9+.-]*://"), BeforeValidator(values.notify_url)]
 Body = Annotated[Any, BeforeValidator(values.body)]
 
 
@@ -142,6 +152,24 @@ class ServiceShape(_Shape, title="service"):
         description="Request that shows that inference works.",
         examples=[{"url": "http://127.0.0.1:8080/v1/chat/completions"}],
     )
+    hard_limit_mb: Limit = Field(
+        default=None,
+        description="Above this it is closed: SIGTERM, time to save, then the end. Default: no limit.",
+        examples=[50000],
+    )
+    recover: Switch = Field(
+        default=True,
+        description="Whether the sentinel unloads and loads it again when it no longer answers.",
+        examples=[False],
+    )
+    idle_unload_s: MaybeSeconds = Field(
+        default=None, description="Unload it after so many seconds without activity. Default: never.", examples=[1800]
+    )
+    eager: Switch = Field(
+        default=False,
+        description="Whether it should stay loaded: of equals, it is the last to go under pressure.",
+        examples=[True],
+    )
 
 
 class HostShape(_Shape, title="host"):
@@ -174,6 +202,29 @@ class SentinelShape(_Shape, title="sentinel"):
     )
     probe_failures: Count = Field(
         default=3, description="Failures in a row after which a service counts as hung.", examples=[3]
+    )
+    recoveries_per_hour: Count = Field(
+        default=3,
+        description="Recoveries of one service in an hour, after which it gives up and says so.",
+        examples=[3],
+    )
+    save_grace_s: Seconds = Field(
+        default=5.0, description="Seconds that a runaway has to save its work after SIGTERM.", examples=[5]
+    )
+    on_pressure: OnPressureWord = Field(
+        default="tell",
+        description="Under critical pressure that lasts: tell which service to unload, or evict it.",
+        examples=["evict"],
+    )
+    notify: Annotated[list[NotifyUrl], BeforeValidator(values.names)] = Field(
+        default=[],
+        description="Where people are told: URLs of Apprise (pip install 'admit[notify]').",
+        examples=[["ntfy://ntfy.sh/my-topic"]],
+    )
+    notify_command: Command = Field(
+        default=None,
+        description="Command that tells people; it gets the text in ADMIT_EVENT_TEXT.",
+        examples=[["notify-send", "admit"]],
     )
 
 

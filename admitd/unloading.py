@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from admitd import actuator
-from admitd.core import headroom
+from admitd import actuator, hands
+from admitd.core import chronicle, headroom
 from admitd.core.ledger import Account
 from admitd.core.terms import NOTHING, RAM, Amounts, Reading, Service
 from admitd.core.units import MIB, free_to_mb, to_mb
@@ -63,12 +63,38 @@ def unload(gate: Gate, name: str, tell: Tell, *, kill: bool = False) -> Outcome:
 
     Raises CannotSee or NotRecorded where nothing can be seen, and then nothing was touched.
     """
+    with hands.on(gate.records.where, name):
+        return _remembered(gate, name, _unload(gate, name, tell, kill=kill))
+
+
+def close(gate: Gate, name: str, tell: Tell, grace_s: float) -> Outcome:
+    """End a service by signals, whatever its unload_cmd: SIGTERM, `grace_s` for it to save its work, then SIGKILL.
+
+    Raises CannotSee or NotRecorded where nothing can be seen, and then nothing was touched.
+    """
+    with hands.on(gate.records.where, name):
+        return _remembered(gate, name, _unload(gate, name, tell, kill=True, grace_s=grace_s))
+
+
+def _remembered(gate: Gate, name: str, outcome: Outcome) -> Outcome:
+    if isinstance(outcome, Unloaded):
+        hands.let_go(gate.records.where, name)
+    if isinstance(outcome, UnloadFailed):
+        gate.record(chronicle.unload_failed(name, outcome.why))
+    elif isinstance(outcome, UnloadTimedOut):
+        gate.record(chronicle.unload_failed(name, outcome.why, outcome.pids))
+    elif outcome.was_loaded:
+        gate.record(chronicle.unloaded(name, outcome.took_s, outcome.back))
+    return outcome
+
+
+def _unload(gate: Gate, name: str, tell: Tell, *, kill: bool, grace_s: float | None = None) -> Outcome:
     before = gate.look()
     account = before.ledger.account(before.capacity.services[name])
     if not account.state.is_loaded:
         note = "it is being loaded, and not visible yet" if account.reservation is not None else ""
         return Unloaded(0.0, was_loaded=False, note=note)
-    return _Unload(gate, before, account, tell).run(kill)
+    return _Unload(gate, before, account, tell, grace_s).run(kill)
 
 
 def clean_up(gate: Gate, name: str, tell: Tell) -> Outcome:
@@ -84,21 +110,23 @@ def clean_up(gate: Gate, name: str, tell: Tell) -> Outcome:
 
 
 class _Unload:
-    """One unload under way."""
+    """One unload under way. With a `grace_s` it is by signals alone, and that is the time it has to go."""
 
-    def __init__(self, gate: Gate, before: Scene, account: Account, tell: Tell) -> None:
+    def __init__(self, gate: Gate, before: Scene, account: Account, tell: Tell, grace_s: float | None) -> None:
         self._gate = gate
         self._before = before
         self._account = account
         self._service = account.service
         self._tell = tell
+        self._grace_s = grace_s
         self._began = time.monotonic()
 
     def run(self, kill: bool) -> Outcome:
         left: Account | None = self._account
         problem = self._ask_to_go()
         if problem is None:
-            left = _wait_until_gone(self._gate, self._service, self._began + self._service.unload_timeout_s)
+            patience_s = self._service.unload_timeout_s if self._grace_s is None else self._grace_s
+            left = _wait_until_gone(self._gate, self._service, self._began + patience_s)
         elif not kill or not self._account.processes:
             return problem
         else:
@@ -117,7 +145,7 @@ class _Unload:
     def _ask_to_go(self) -> UnloadFailed | UnloadTimedOut | None:
         """Ask once; None where it was asked, else why it could not be."""
         service, processes = self._service, self._account.processes
-        if service.unload_cmd is not None:
+        if service.unload_cmd is not None and self._grace_s is None:
             self._tell(f"running the unload_cmd of {service.name}")
             return _run_unload_cmd(service, tuple(process.id.pid for process in processes))
         if not processes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -24,6 +25,7 @@ LARGEST_PRIORITY: Final = 1_000_000
 _DEEPEST_JSON: Final = 16
 
 _WORDS: Final = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
+_ON_PRESSURE: Final = ("tell", "evict")
 METHODS: Final = ("GET", "HEAD", "POST", "PUT")
 
 
@@ -37,6 +39,10 @@ def budget_mb(value: object) -> int:
 
 def physical_mb(value: object) -> int | None:
     return None if value is None else _megabytes(value, 1, "65536")
+
+
+def limit_mb(value: object) -> int | None:
+    return None if value is None else _megabytes(value, 1, "50000")
 
 
 def kept_mb(value: object) -> int:
@@ -74,6 +80,10 @@ def _mb_of_text(text: str) -> int | None:
 
 def seconds(value: object) -> float:
     return _seconds(value, 0.0)
+
+
+def maybe_seconds(value: object) -> float | None:
+    return None if value is None else _seconds(value, 0.0)
 
 
 def interval_s(value: object) -> float:
@@ -215,6 +225,19 @@ def url(value: object) -> str:
         fine = False
     if not fine:
         raise wrong(f"{show(value)} is not an http URL", example)
+    return value
+
+
+def on_pressure(value: object) -> str:
+    if isinstance(value, str) and value.lower() in _ON_PRESSURE:
+        return value.lower()
+    raise wrong(f"{_said(value)} is nothing that can be done", f"write {' or '.join(_ON_PRESSURE)}")
+
+
+def notify_url(value: object) -> str:
+    """A URL of Apprise. It may hold a password, so it is never shown."""
+    if not isinstance(value, str) or not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://\S*\Z", value):
+        raise wrong("this is no URL that Apprise knows", "write for example ntfy://ntfy.sh/my-topic, in quotes")
     return value
 
 

@@ -11,7 +11,7 @@ import pytest
 from admitd import capacity
 from admitd.capacity import ConfigError, NotFound
 from admitd.core import headroom
-from admitd.core.terms import Probe, Sentinel
+from admitd.core.terms import OnPressure, Probe, Sentinel
 from admitd.core.units import from_mb, to_mb
 from tests.capacity_files import GIB, HOSTS, TWO, Write, load, service, writer
 
@@ -96,6 +96,34 @@ def test_what_is_left_out_has_a_default(write: Write) -> None:
     assert (x.load_timeout_s, x.unload_timeout_s, x.pinned, x.evictable) == (300.0, 60.0, False, True)
     assert found.sentinel == Sentinel()
     assert found.live_veto is True
+
+
+def test_what_the_sentinel_may_do_has_a_cautious_default(write: Write) -> None:
+    found = load(write(service()))
+    x, sentinel = found.services["x"], found.sentinel
+    assert (x.hard_limit, x.recover, x.idle_unload_s, x.eager) == (None, True, None, False)
+    assert (sentinel.on_pressure, sentinel.recoveries_per_hour, sentinel.save_grace_s) == (OnPressure.TELL, 3, 5.0)
+    assert (sentinel.notify, sentinel.notify_command) == ((), None)
+
+
+def test_what_the_sentinel_may_do_can_be_said(write: Write) -> None:
+    text = service(hard_limit_mb=100, recover="false", idle_unload_s=900, eager="true") + (
+        "sentinel: {on_pressure: Evict, recoveries_per_hour: 1, save_grace_s: 30, notify: ['ntfy://h/t'], "
+        "notify_command: [notify-send, admit]}\n"
+    )
+    found = load(write(text))
+    x, sentinel = found.services["x"], found.sentinel
+    assert (x.hard_limit, x.recover, x.idle_unload_s, x.eager) == ({"ram": from_mb(100)}, False, 900.0, True)
+    assert (sentinel.on_pressure, sentinel.recoveries_per_hour, sentinel.save_grace_s) == (OnPressure.EVICT, 1, 30.0)
+    assert (sentinel.notify, sentinel.notify_command) == (("ntfy://h/t",), ("notify-send", "admit"))
+
+
+def test_a_channel_with_a_password_is_shown_nowhere(write: Write) -> None:
+    found = load(write(service() + "sentinel: {notify: ['mailto://me:hush@example.com'], notify_command: 'x hush'}\n"))
+    assert "hush" not in repr(found)
+    with pytest.raises(ConfigError) as caught:
+        load(write(service() + "sentinel: {notify: ['mailto: me:hush@example.com']}\n"))
+    assert "hush" not in str(caught.value)
 
 
 def test_no_services_at_all_is_a_beginning(write: Write) -> None:

@@ -75,6 +75,10 @@ class Service:
     pinned: bool = False
     evictable: bool = True
     probe: Probe | None = None
+    hard_limit: Amounts | None = None
+    recover: bool = True
+    idle_unload_s: float | None = None
+    eager: bool = False
 
     def __post_init__(self) -> None:
         if not NAME.match(self.name):
@@ -93,14 +97,29 @@ class Host:
     safety: Amounts
 
 
+class OnPressure(StrEnum):
+    """What the sentinel does under critical pressure that lasts."""
+
+    TELL = "tell"
+    EVICT = "evict"
+
+
 @dataclass(frozen=True, slots=True)
 class Sentinel:
-    """What the sentinel watches, and how often. `safelist` holds service names and patterns of command lines."""
+    """What the sentinel watches, and how often. `safelist` holds service names and patterns of command lines.
+
+    `notify` holds secrets: it is shown nowhere.
+    """
 
     safelist: tuple[str, ...] = ()
     stopped_interval_s: float = 10.0
     probe_interval_s: float = 60.0
     probe_failures: int = 3
+    recoveries_per_hour: int = 3
+    save_grace_s: float = 5.0
+    on_pressure: OnPressure = OnPressure.TELL
+    notify: tuple[str, ...] = field(default=(), repr=False)
+    notify_command: Command | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

@@ -182,9 +182,7 @@ def test_a_pinned_newcomer_is_not_named_as_its_own_blocker() -> None:
         pytest.param(
             [reserved("x", 6_000, 41)], "reserved", "by process 41", Wait("new", 300.0), id="a load is awaited"
         ),
-        pytest.param(
-            [mentioned("x")], "loaded", "mentions it", None, id="a mention cannot be unloaded"
-        ),
+        pytest.param([mentioned("x")], "loaded", "mentions it", None, id="a mention cannot be unloaded"),
         pytest.param(
             [reserved("other", 6_000)], "undeclared", "another capacity.yaml", None, id="nor what is another's"
         ),

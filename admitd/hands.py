@@ -1,0 +1,115 @@
+"""hands: who is unloading which service at this moment, and when it was unloaded last; across processes.
+
+One file for each service beside the reservations, locked while the unload goes on and holding its time; the kernel
+lets the lock go when its holder dies. It keeps nobody from unloading: what a user wants goes on at any time. It keeps
+the sentinel from recovering what somebody has his hands on, or has unloaded on purpose.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_READ_MAX: Final = 64
+_UNLOADED: Final = 0
+_ADMITTED: Final = 32
+
+
+@contextlib.contextmanager
+def on(folder: Path, service: str) -> Iterator[None]:
+    """Have one's hands on a service. Where that cannot be written down, the work goes on all the same."""
+    fd = None
+    with contextlib.suppress(OSError):
+        fd = os.open(_path(folder, service), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        yield
+    finally:
+        if fd is not None:
+            os.close(fd)
+
+
+def let_go(folder: Path, service: str) -> None:
+    """Write down that a service has just been unloaded."""
+    _note(folder, service, os.O_CREAT, _UNLOADED)
+
+
+def admitted(folder: Path, service: str) -> None:
+    """Write down that a load was admitted just now: what is there next was no supervisor's doing. Only of one that was
+    ever unloaded; of others nobody asks."""
+    _note(folder, service, 0, _ADMITTED)
+
+
+def _note(folder: Path, service: str, flags: int, offset: int) -> None:
+    with contextlib.suppress(OSError):
+        fd = os.open(_path(folder, service), os.O_WRONLY | flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            os.pwrite(fd, b"%020.6f" % time.monotonic(), offset)
+        finally:
+            os.close(fd)
+
+
+@dataclass(frozen=True, slots=True)
+class Hand:
+    """`on`: somebody is unloading it now. Times are of the machine's monotonic clock, None for never in this boot."""
+
+    on: bool = False
+    unloaded_at: float | None = None
+    admitted_at: float | None = None
+
+    @property
+    def admitted_since(self) -> bool:
+        """Whether a load of it was admitted after it was unloaded."""
+        return self.unloaded_at is not None and self.admitted_at is not None and self.admitted_at >= self.unloaded_at
+
+
+def seen(folder: Path) -> dict[str, Hand]:
+    """Every service that this user ever had his hands on."""
+    start = _path(folder, "").name
+    try:
+        names = [name for name in os.listdir(folder) if name.startswith(start)]
+    except OSError:
+        return {}
+    return {name.removeprefix(start): look(folder, name.removeprefix(start)) for name in names}
+
+
+def look(folder: Path, service: str) -> Hand:
+    """Whose hands are on one service, and since when nobody's."""
+    try:
+        fd = os.open(_path(folder, service), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return Hand()
+    try:
+        said = os.read(fd, _READ_MAX)
+        return Hand(_is_locked(fd), _time(said[_UNLOADED:_ADMITTED]), _time(said[_ADMITTED:]))
+    except OSError:
+        return Hand()
+    finally:
+        os.close(fd)
+
+
+def _time(said: bytes) -> float | None:
+    try:
+        at = float(said.strip(b"\0"))
+    except ValueError:
+        return None
+    return at if at <= time.monotonic() else None
+
+
+def _is_locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _path(folder: Path, service: str) -> Path:
+    # By user: in a folder that users share, nobody can then hold up another's sentinel.
+    return folder / f"hands~{os.getuid()}~{service}"

@@ -1,0 +1,210 @@
+"""mending: what the sentinel does when a rule asks for it: wake, recover, close, evict. Each ends within a bound.
+
+Before each act the world is looked at again. A load goes through the same admission as everyone's; a refusal is told,
+and never forced. What somebody unloads on purpose meanwhile stays unloaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import Final
+
+from admitd import actuator, hands, loading, unloading
+from admitd.core import runaway, wire
+from admitd.core.acts import Close, Evict, Recover, Wake, ago, mb
+from admitd.core.events import Event, Severity
+from admitd.core.terms import Service
+from admitd.core.units import free_to_mb
+from admitd.core.verdict import Admitted, Reason, Refused
+from admitd.gate import Answer, Ask, Gate
+from admitd.journal import Record
+from admitd.processes.glimpse import glimpse
+from admitd.processes.table import CannotSee
+from admitd.reservations import NotRecorded
+
+WOKEN_WAIT_S: Final = 0.2
+LADDER_S: Final = 15.0
+"""What a hung service gets between SIGTERM and SIGKILL where its unload_cmd did not help; less, where it says less."""
+
+
+class Outcome(Enum):
+    """What a recovery came to."""
+
+    BACK = "it is loaded"
+    NOT_BACK = "it is not"
+    DROPPED = "somebody else has it in his hands now"
+
+
+class Mending:
+    """Acts for the sentinel. `log_path`: where the output of a service's load_cmd goes."""
+
+    def __init__(self, gate: Gate, log_path: Callable[[str], Path], tell: Record, config: str = "") -> None:
+        self._gate = gate
+        self._log_path = log_path
+        self._tell = tell
+        self._config = config
+
+    def wake(self, act: Wake) -> bool:
+        """SIGCONT; False where the system refuses it, so that trying again is useless."""
+        gate, process = self._gate, act.process
+        refused = actuator.send(process, act.claim, signal.SIGCONT, gate.table, gate.matcher(gate.capacity()))
+        numbers = {"pid": process.id.pid, "stopped_for_s": round(act.stopped_for_s, 1)}
+        what = f"{act.name} (process {process.id.pid}) was stopped (state T) for {ago(act.stopped_for_s)}"
+        if refused is not None:
+            if refused.endswith("is gone"):
+                return True
+            text = f"{what} and cannot be woken: {refused}."
+            self._tell(Event("gave_up_waking", text, Severity.CRITICAL, act.name, None, numbers))
+            return False
+        give_up = time.monotonic() + WOKEN_WAIT_S
+        while (now := glimpse(process.id)) is not None and now.stopped and time.monotonic() < give_up:
+            time.sleep(0.005)
+        if now is not None and now.stopped:
+            self._tell(
+                Event("stopped", f"{what}, and stays so after SIGCONT.", Severity.WARNING, act.name, None, numbers)
+            )
+        else:
+            self._tell(Event("woken", f"{what} and was woken.", Severity.WARNING, act.name, None, numbers))
+        return True
+
+    def recover(self, act: Recover) -> Outcome:
+        """Unload, wait until the memory is back, load through admission; said at its beginning and at its end."""
+        name = act.service
+        text = f"{name} is hung: {act.why}. It is unloaded and loaded again (attempt {act.attempt})."
+        numbers = {"attempt": act.attempt}
+        self._tell(Event("recovering", text, Severity.WARNING, name, None, numbers))
+        began = time.monotonic()
+        try:
+            why_not = self._unload(name)
+            if why_not:
+                said = f"{name} is hung and could not be unloaded: {why_not}."
+                self._tell(
+                    Event("unload_failed", said, Severity.CRITICAL, name, f"admit unload {name} --kill", numbers)
+                )
+                return Outcome.NOT_BACK
+            outcome, how = self._load(name, hands.look(self._gate.records.where, name).unloaded_at)
+        except (CannotSee, NotRecorded) as problem:
+            self._tell(Event("load_failed", f"{name} could not be recovered: {problem}.", Severity.CRITICAL, name))
+            return Outcome.NOT_BACK
+        if outcome is Outcome.DROPPED:
+            said = f"{name} is not loaded again: somebody else unloaded it, or is loading it, meanwhile."
+            self._tell(Event("gave_up", said, Severity.INFO, name, None, numbers))
+        if outcome is Outcome.BACK:
+            took_s = time.monotonic() - began
+            done = {"attempt": act.attempt, "took_s": round(took_s, 1)}
+            said = f"{name} was hung and is back after {ago(took_s)}{how}."
+            self._tell(Event("recovered", said, Severity.WARNING, name, None, done))
+        return outcome
+
+    def close(self, act: Close) -> None:
+        """Close a runaway, if it still is one."""
+        gate, name = self._gate, act.service
+        scene = gate.look()
+        service = scene.capacity.services.get(name)
+        account = None if service is None else scene.ledger.account(service)
+        if service is None or account is None or account.measured is None:
+            return
+        if not account.state.is_loaded or not runaway.is_over(account.measured, service.hard_limit):
+            return
+        why = runaway.limit_text(service, account.measured)
+        numbers = {"measured_mb": mb(account.measured), "hard_limit_mb": mb(service.hard_limit), "grace_s": act.grace_s}
+        said = f"{name} is being closed: {why}. It has {act.grace_s:g} s to save its work."
+        self._tell(Event("runaway", said, Severity.CRITICAL, name, None, numbers))
+        outcome = unloading.close(gate, name, _quiet, act.grace_s)
+        if isinstance(outcome, unloading.Unloaded):
+            said = f"{name} was closed: {why}. {_back(outcome)}"
+            self._tell(Event("closed", said, Severity.CRITICAL, name, f"admit load {name}", numbers))
+        else:
+            said = f"{name} could not be closed: {outcome.why}; {why}."
+            self._tell(Event("unload_failed", said, Severity.CRITICAL, name, f"admit explain {name}", numbers))
+
+    def evict(self, act: Evict) -> None:
+        """Unload one that is idle; it is asked politely, and never killed."""
+        name = act.service
+        outcome = unloading.unload(self._gate, name, _quiet)
+        severity = Severity.WARNING if act.kind == "evicted" else Severity.INFO
+        if not isinstance(outcome, unloading.Unloaded):
+            said = f"{name} should have been unloaded, because {act.why}, and could not be: {outcome.why}."
+            self._tell(Event("unload_failed", said, Severity.CRITICAL, name, f"admit explain {name}"))
+        elif outcome.was_loaded:
+            said = f"{name} was unloaded, because {act.why}. {_back(outcome)}"
+            numbers = {"back_mb": mb(outcome.back), "took_s": round(outcome.took_s, 1)}
+            self._tell(Event(act.kind, said.strip(), severity, name, f"admit load {name}", numbers))
+
+    def _unload(self, name: str) -> str:
+        """Its unload_cmd, else SIGTERM; SIGKILL where neither helps. Why it failed; empty where it is gone."""
+        gate = self._gate
+        service = gate.capacity().services.get(name)
+        if service is None:
+            return "it is not declared any more"
+        outcome = unloading.unload(gate, name, _quiet, kill=True)
+        if isinstance(outcome, unloading.UnloadFailed) and service.unload_cmd is not None:
+            outcome = unloading.close(gate, name, _quiet, min(LADDER_S, service.unload_timeout_s))
+        return "" if isinstance(outcome, unloading.Unloaded) else outcome.why
+
+    def _load(self, name: str, unloaded_at: float | None) -> tuple[Outcome, str]:
+        gate = self._gate
+        holder = gate.table.identify(os.getpid())
+        (answer,), _ = gate.decide([Ask(name, holder, arrived_s=time.monotonic())])
+        if not isinstance(answer, Answer):
+            return Outcome.DROPPED, ""
+        verdict = answer.verdict
+        if isinstance(verdict, Refused):
+            return self._refused(verdict), ""
+        if not isinstance(verdict, Admitted):
+            return Outcome.BACK, ": its supervisor has loaded it again"
+        held = verdict.reservation
+        service = gate.capacity().services.get(name)
+        try:
+            if service is None or self._is_wanted_gone(name, unloaded_at):
+                return Outcome.DROPPED, ""
+            return self._follow(service, held.id if held else None, unloaded_at), ""
+        finally:
+            if held is not None:
+                with contextlib.suppress(NotRecorded):
+                    gate.give_back(held.id)
+
+    def _follow(self, service: Service, reservation: str | None, unloaded_at: float | None) -> Outcome:
+        try:
+            load = loading.Load(self._gate, service, self._log_path(service.name), reservation)
+        except actuator.CannotStart:
+            return Outcome.NOT_BACK  # load_failed is on record already
+        outcome = load.follow(lambda _: None)
+        if isinstance(outcome, loading.Loaded):
+            return Outcome.BACK
+        return Outcome.DROPPED if self._is_wanted_gone(service.name, unloaded_at) else Outcome.NOT_BACK
+
+    def _is_wanted_gone(self, name: str, unloaded_at: float | None) -> bool:
+        """Whether somebody has unloaded it, or is doing so, since the sentinel did."""
+        hand = hands.look(self._gate.records.where, name)
+        return hand.on or hand.unloaded_at != unloaded_at
+
+    def _refused(self, verdict: Refused) -> Outcome:
+        name = verdict.service
+        if verdict.reason is Reason.LOADING:
+            return Outcome.DROPPED
+        said = f"{name} was hung and is unloaded; loading it again was refused: {verdict.message}"
+        remedy = wire.command(verdict.remedy, self._config)
+        numbers = {
+            "reason": verdict.reason.value,
+            "budget_mb": mb(verdict.budget),
+            "free_mb": free_to_mb(verdict.free.get("ram", 0)),
+        }
+        self._tell(Event("refused_recovery", said, Severity.CRITICAL, name, remedy, numbers))
+        return Outcome.NOT_BACK
+
+
+def _back(outcome: unloading.Unloaded) -> str:
+    if outcome.back is None:
+        return outcome.note
+    return f"{max(0, free_to_mb(outcome.back.get('ram', 0)))} MB more are available now."
+
+
+def _quiet(text: str) -> None:
+    """What an unload says while it goes on; the journal has what it came to."""

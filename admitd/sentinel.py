@@ -1,0 +1,358 @@
+"""sentinel: the thread that keeps looking. It looks, asks the core, acts through mending.py, and has it written down.
+
+A full look comes every stopped_interval_s; in between, the processes of the safelist are glimpsed about once a second.
+A round that fails is told and counted, and the next one comes. Rounds never overlap: there is one thread for them, and
+what takes long (a probe, a recovery) has a thread of its own, is bounded in time, and is never started twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Final, Protocol
+
+from admitd import checks, hands, supervisors
+from admitd.core import acts, halfway, probing, relief, respawn, runaway, stopped
+from admitd.core.acts import Act, Close, Evict, Recover, Tell, Wake
+from admitd.core.events import Event, Severity
+from admitd.core.probing import Watched
+from admitd.core.reboot import Finding
+from admitd.core.stopped import Safelisted
+from admitd.core.terms import Capacity, Check, Level, State
+from admitd.errands import Errands, News, Progress
+from admitd.gate import Gate, Scene, safelist_of
+from admitd.journal import Record
+from admitd.mending import Mending, Outcome
+from admitd.processes.glimpse import glimpse
+from admitd.vitals import Vitals
+
+QUICK_S: Final = 1.0
+GLIMPSES_PER_S: Final = 25
+"""A glimpse takes 20 to 40 microseconds; so many of them a second are 0.1 % of a core."""
+SAME_ERROR_S: Final = 600.0
+STOP_WAIT_S: Final = 0.9
+
+
+class Known(Protocol):
+    """What is known of one service's activity."""
+
+    @property
+    def busy(self) -> bool | None: ...
+    @property
+    def last_active_s(self) -> float | None: ...
+
+
+class Watch(Progress, Protocol):
+    """Who knows which services work. `progress` and `own_probe` are used from the probes' threads too."""
+
+    def look(self, scene: Scene, now: float) -> Mapping[str, Known]:
+        """What each loaded service does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """For /healthz. `last_round_s_ago` is None before the first round has ended."""
+
+    rounds: int
+    errors: int
+    last_round_s_ago: float | None
+
+
+@dataclass(slots=True)
+class _Memory:
+    stopped: stopped.Memory = field(default_factory=stopped.Memory)
+    probing: probing.Memory = field(default_factory=probing.Memory)
+    halfway: halfway.Memory = field(default_factory=halfway.Memory)
+    runaway: runaway.Memory = field(default_factory=runaway.Memory)
+    relief: relief.Memory = field(default_factory=relief.Memory)
+    respawn: respawn.Memory = field(default_factory=respawn.Memory)
+    idle: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sight:
+    """What one full round goes by."""
+
+    now: float
+    scene: Scene
+    known: Mapping[str, Known]
+    hands: Mapping[str, hands.Hand]
+    loading: frozenset[str]
+    handled: frozenset[str]
+
+
+class Sentinel:
+    """Made by the daemon, started once it serves. `tell` writes an event down; people are told from there."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        watch: Watch,
+        mending: Mending,
+        tell: Record,
+        vitals: Vitals | None = None,
+        found: Finding | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._gate = gate
+        self._watch = watch
+        self._mending = mending
+        self._tell = tell
+        self._vitals = vitals
+        self._found = found or Finding()
+        self._clock = clock
+        self._memory = _Memory()
+        self._thread = threading.Thread(target=self._run, name="admit-sentinel", daemon=True)
+        self._end = threading.Event()
+        self._errands = Errands(watch, self._failed)
+        self._left_down: dict[str, float] = {}
+        self._safelisted: tuple[Safelisted, ...] = ()
+        self._level: Level | None = None
+        self._checked: tuple[Capacity, float, Mapping[str, Check]] | None = None
+        self._next_full_s = 0.0
+        self._rounds = self._errors = 0
+        self._last_round_s: float | None = None
+        self._last_error: tuple[str, float] = ("", 0.0)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End within a second. What was begun and takes longer is left behind: the next start finds it."""
+        self._end.set()
+        self._errands.stir()
+        if self._thread.is_alive():
+            self._thread.join(STOP_WAIT_S)
+        if self._vitals is not None and not self._errands.under_way:
+            self._vitals.end()
+
+    def health(self) -> Health:
+        """How it goes, for /healthz."""
+        last = self._last_round_s
+        return Health(self._rounds, self._errors, None if last is None else max(0.0, self._clock() - last))
+
+    # The thread.
+
+    def _run(self) -> None:
+        self._do(lambda: self._perform(self._found.acts))
+        while not self._end.is_set():
+            pause_s = self._do(self._round)
+            self._errands.wait(QUICK_S if pause_s is None else pause_s)
+
+    def _do(self, what: Callable[[], float | None]) -> float | None:
+        """Do it; where it fails, tell and count that, and go on."""
+        try:
+            return what()
+        except Exception as problem:
+            self._failed(problem)
+            return None
+
+    def _failed(self, problem: Exception) -> None:
+        self._errors += 1
+        with contextlib.suppress(Exception):
+            self._complain(f"{type(problem).__name__}: {problem}")
+
+    def _complain(self, what: str) -> None:
+        """Told at once, and the same again only after SAME_ERROR_S: a row of failures is one fault."""
+        before, at = self._last_error
+        if what != before or self._clock() - at >= SAME_ERROR_S:
+            self._last_error = (what, self._clock())
+            text = f"A round of the sentinel failed ({what}); the next one comes."
+            self._tell(Event("sentinel_error", text, Severity.WARNING, None, "admit doctor", {"errors": self._errors}))
+
+    def _round(self) -> float:
+        """One round; returns the seconds until the next."""
+        self._errands.take_in()
+        now = self._clock()
+        settings = self._gate.capacity().sentinel
+        if now >= self._next_full_s or self._errands.urgent:
+            self._next_full_s = now + settings.stopped_interval_s
+            self._full(now)
+            self._rounds += 1
+            self._last_round_s = self._clock()
+        elif self._safelisted and self._quick(now):
+            self._next_full_s = 0.0
+            return 0.0
+        until_full_s = max(0.0, self._next_full_s - self._clock())
+        return (
+            min(until_full_s, max(QUICK_S, len(self._safelisted) / GLIMPSES_PER_S))
+            if self._safelisted
+            else until_full_s
+        )
+
+    def _quick(self, now: float) -> bool:
+        """Glimpse at the safelist; True where a full look should say what to do."""
+        seen = []
+        for each in self._safelisted:
+            stands = glimpse(each.process.id)
+            if stands is not None:
+                process = replace(each.process, stopped=stands.stopped, traced=stands.traced)
+                seen.append(replace(each, process=process, starved=stands.starved))
+        memory, asked = stopped.step(self._memory.stopped, now, seen, self._level)
+        if not asked:
+            self._memory.stopped = memory
+        return bool(asked)
+
+    def _full(self, now: float) -> None:
+        scene = self._gate.look(self._checks(now))
+        self._level = scene.reading.level
+        standing = self._gate.records.standing(scene.capacity).reservations
+        loading = frozenset(held.service for held in standing)
+        held = hands.seen(self._gate.records.where)
+        loading |= self._errands.under_way
+        handled = loading | {name for name, hand in held.items() if hand.on}
+        loading |= {name for name, hand in held.items() if hand.admitted_since}
+        sight = _Sight(now, scene, self._watch.look(scene, now), held, loading, handled)
+        self._forget_what_was_unloaded(held)
+        asked = [
+            *self._step_stopped(sight),
+            *self._step_respawn(sight),
+            *self._step_probing(sight),
+            *self._step_memory(sight),
+        ]
+        if self._vitals is not None and not self._end.is_set():
+            self._vitals.beat()
+        self._perform(asked)
+
+    def _forget_what_was_unloaded(self, held: Mapping[str, hands.Hand]) -> None:
+        """What somebody unloads on purpose while it waits for its next recovery is not recovered."""
+        for name, at in list(self._left_down.items()):
+            hand = held.get(name)
+            if hand is not None and hand.unloaded_at is not None and hand.unloaded_at > at:
+                del self._left_down[name]
+                self._memory.probing = probing.dropped(self._memory.probing, name)
+
+    def _checks(self, now: float) -> Mapping[str, Check]:
+        """What the checks say. They are commands: they run once a probe_interval_s, and not under the gate's lock."""
+        capacity = self._gate.capacity()
+        if not capacity.check_commands:
+            return {}
+        fresh = self._checked
+        if fresh is None or fresh[0] is not capacity or now - fresh[1] >= capacity.sentinel.probe_interval_s:
+            fresh = self._checked = (capacity, now, checks.run_all(capacity.check_commands))
+        return fresh[2]
+
+    # The rules, each with what it needs to know.
+
+    def _step_stopped(self, sight: _Sight) -> tuple[Act, ...]:
+        self._safelisted = tuple(_safelisted(sight.scene))
+        level = sight.scene.reading.level
+        self._memory.stopped, asked = stopped.step(self._memory.stopped, sight.now, self._safelisted, level)
+        return asked
+
+    def _step_respawn(self, sight: _Sight) -> list[Act]:
+        unloaded = {name: hand.unloaded_at for name, hand in sight.hands.items() if hand.unloaded_at is not None}
+        self._memory.respawn, back = respawn.step(
+            self._memory.respawn, time.monotonic(), sight.scene.ledger, unloaded, sight.loading
+        )
+        return [respawn.event(each, supervisors.of(each.pid)) for each in back]
+
+    def _step_probing(self, sight: _Sight) -> list[Act]:
+        ledger, courses = sight.scene.ledger, self._memory.probing.courses
+        answered = {name: course.answered_once for name, course in courses.items()}
+        half = []
+        for name, account in ledger.accounts.items():
+            has = account.service.probe is not None
+            said = answered.get(name, False) if has else None
+            standing = halfway.Standing(account, said, handled=name in sight.handled)
+            if halfway.why_half(standing):
+                half.append(replace(standing, progress=self._watch.progress(name)))
+        self._memory.halfway, told = halfway.step(self._memory.halfway, sight.now, half)
+        heard = self._errands.heard()
+        self._memory.probing, asked = probing.step(
+            self._memory.probing, sight.now, self._watched(sight), heard, sight.scene.capacity.sentinel
+        )
+        return [*told, *asked]
+
+    def _watched(self, sight: _Sight) -> Iterable[Watched]:
+        late = self._memory.halfway.late()
+        woken = {each.process.id for each in self._safelisted}
+        for name, service in sight.scene.capacity.services.items():
+            account = sight.scene.ledger.account(service)
+            loaded = account.state.is_loaded and not account.mention_only
+            if not loaded and name not in self._memory.probing.courses:
+                continue
+            yield Watched(
+                service,
+                account.processes,
+                loaded,
+                name in sight.handled,
+                "the machine went down within a minute of its load" if name in self._found.held_back else "",
+                "it is half loaded for longer than its load_timeout_s" if name in late else "",
+                account.state is State.SUSPENDED and all(p.id in woken for p in account.processes),
+            )
+
+    def _step_memory(self, sight: _Sight) -> list[Act]:
+        """What has to do with how much is held: runaways, pressure, idleness."""
+        settings = sight.scene.capacity.sentinel
+        accounts = list(sight.scene.ledger.accounts.values())
+        self._memory.runaway, over = runaway.step(self._memory.runaway, sight.now, accounts, settings.save_grace_s)
+        standing = []
+        for account in accounts:
+            known = sight.known.get(account.service.name)
+            idle = known is not None and known.busy is False
+            last = None if known is None else known.last_active_s
+            standing.append(relief.Standing(account, idle, last, account.service.name in sight.handled))
+        self._memory.relief, eased = relief.step(
+            self._memory.relief, sight.now, sight.scene.reading, standing, settings
+        )
+        self._memory.idle, idling = relief.idle_too_long(self._memory.idle, sight.now, standing)
+        return [*over, *eased, *idling]
+
+    # What they ask for.
+
+    def _perform(self, asked: Iterable[Act]) -> None:
+        services = self._gate.capacity().services
+        for act in asked:
+            match act:
+                case Tell():
+                    self._tell(act.event)
+                case Wake():
+                    if not self._mending.wake(act):
+                        self._memory.stopped = stopped.refused(self._memory.stopped, act.process.id)
+                case acts.Probe():
+                    probe = services[act.service].probe if act.service in services else None
+                    if probe is not None:
+                        self._errands.probe(act.service, probe)
+                case Recover():
+                    if not self._errands.begin(act.service, partial(self._recover, act)):
+                        self._recovered(act.service, Outcome.DROPPED)
+                case Close():
+                    self._errands.begin(act.service, partial(self._mending.close, act))
+                case Evict():
+                    self._errands.begin(act.service, partial(self._mending.evict, act))
+
+    def _recover(self, act: Recover) -> News:
+        outcome = Outcome.NOT_BACK
+        try:
+            outcome = self._mending.recover(act)
+        except Exception as problem:
+            self._failed(problem)
+        return partial(self._recovered, act.service, outcome)
+
+    def _recovered(self, service: str, outcome: Outcome) -> None:
+        settings = self._gate.capacity().sentinel
+        back = outcome is not Outcome.NOT_BACK
+        memory = probing.recovered(self._memory.probing, self._clock(), service, back=back, settings=settings)
+        self._memory.probing = probing.dropped(memory, service) if outcome is Outcome.DROPPED else memory
+        self._left_down.pop(service, None)
+        if not back:
+            self._left_down[service] = time.monotonic()
+
+
+def _safelisted(scene: Scene) -> Iterable[Safelisted]:
+    """Everything on the safelist that lives; mentions are nobody's."""
+    entries = {service.name: entry for entry, service in safelist_of(scene.capacity).items()}
+    seen = [(entries[each.service], each) for each in scene.safelisted if not each.mention and each.service in entries]
+    for name in scene.capacity.sentinel.safelist:
+        account = scene.ledger.accounts.get(name)
+        seen += [(name, each) for each in (account.sightings if account else ()) if not each.mention]
+    for name, each in seen:
+        stands = glimpse(each.process.id)
+        starved = stands is not None and stands.starved
+        yield Safelisted(each.process, name, each.service, starved)

@@ -1,0 +1,77 @@
+"""supervisors: who keeps a process running: its systemd unit, its launchd job, its container, or its parent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from admitd import actuator
+from admitd.core import respawn
+from admitd.core.respawn import Supervisor
+
+BOUND_S: Final = 2.0
+_READ_MAX: Final = 65_536
+
+
+def of(pid: int) -> Supervisor:
+    """The supervisor of a process, as well as it can be told."""
+    return _on_darwin(pid) if sys.platform == "darwin" else _on_linux(pid, Path("/proc"))
+
+
+def _on_linux(pid: int, proc: Path) -> Supervisor:
+    found = respawn.of_cgroup(_text(proc / str(pid) / "cgroup"))
+    # What admit's own unit started is in that unit's cgroup, and is not kept running by it.
+    if found is not None and found != respawn.of_cgroup(_text(proc / str(os.getpid()) / "cgroup")):
+        return found
+    parent = 0
+    with contextlib.suppress(IndexError, ValueError):
+        parent = int(_text(proc / str(pid) / "stat").rsplit(")", 1)[1].split()[1])
+    return respawn.of_parent(parent, _text(proc / str(parent) / "comm").strip() or "a program")
+
+
+def _on_darwin(pid: int) -> Supervisor:
+    from admitd.processes import darwin
+
+    libc = darwin.load()
+    info = darwin.short_bsd_info(pid, libc)
+    if info is None:
+        return respawn.of_parent(0, "")
+    if info.parent == 1:
+        label = label_in(_launchctl_list(), pid)
+        return respawn.of_parent(1, "") if label is None else respawn.of_launchd(label, os.getuid())
+    parent = darwin.short_bsd_info(info.parent, libc)
+    return respawn.of_parent(info.parent, parent.comm.decode("utf-8", "replace") if parent else "a program")
+
+
+def label_in(listed: str, pid: int) -> str | None:
+    """The label of the job with that pid in what `launchctl list` prints: PID, status, label, parted by tabs."""
+    for line in listed.splitlines():
+        fields = line.split("\t")
+        if len(fields) == 3 and fields[0] == str(pid):
+            return fields[2].strip() or None
+    return None
+
+
+def _launchctl_list() -> str:
+    try:
+        process = actuator.start_helper(("/bin/launchctl", "list"), subprocess.PIPE)
+    except actuator.CannotStart:
+        return ""
+    try:
+        printed, _ = process.communicate(timeout=BOUND_S)
+    except subprocess.TimeoutExpired:
+        actuator.end_session(process.pid)
+        return ""
+    return printed.decode("utf-8", "replace")
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(_READ_MAX).decode("utf-8", "replace")
+    except OSError:
+        return ""

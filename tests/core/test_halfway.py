@@ -1,0 +1,82 @@
+"""Half loaded: what just loads, what stalls, and what has taken too long."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from admitd.core import halfway
+from admitd.core.acts import Tell
+from admitd.core.halfway import Memory, Standing
+from admitd.core.ledger import Account
+from admitd.core.terms import Check, State
+from tests.core.worlds import loaded, ram, service
+
+X = service("x", 1_000, load_timeout_s=300.0)
+
+
+def at(
+    age_s: float,
+    measured_mb: int = 400,
+    *,
+    says: bool | None = False,
+    state: State = State.HALF_LOADED,
+    **fields: object,
+) -> Standing:
+    account = Account(X, state, ram(1_000), ram(measured_mb), (loaded("x", 5, age_s=age_s),))
+    if says is not None:
+        account = replace(account, check=Check("x", says))
+    return replace(Standing(account, None), **fields)  # type: ignore[arg-type]
+
+
+ANOTHER = replace(at(0), account=replace(at(0).account, sightings=(loaded("x", 6, age_s=1),)))
+
+ROWS = [
+    ("its check says no, for a while", [at(10), at(20)], []),
+    ("its check says yes", [at(400, says=True, state=State.LOADED)], []),
+    ("too long", [at(299), at(301)], ["1 too long"]),
+    ("told once", [at(301), at(310), at(900)], ["0 too long"]),
+    ("somebody is loading it", [at(301, handled=True)], []),
+    ("it never answered its probe, for a while", [at(100, says=None, answered=False, state=State.LOADED)], []),
+    ("it never answered its probe",
+     [at(10, 900, says=None, answered=False, state=State.LOADED),
+      at(301, 900, says=None, answered=False, state=State.LOADED)], ["1 too long"]),
+    ("it was there before anyone watched", [at(301, says=None, answered=False, state=State.LOADED)], []),
+    ("it answered once", [at(301, says=None, answered=True, state=State.LOADED)], []),
+    ("it has no probe and no check", [at(301, says=None, state=State.LOADED)], []),
+    ("it is stopped", [at(301, state=State.SUSPENDED)], []),
+    ("it stalls", [at(10), at(70)], ["1 stalls"]),
+    ("it stalls, told once", [at(10), at(70), at(130)], ["1 stalls"]),
+    ("it stalls with most of its memory there", [at(10, 600), at(70, 600)], []),
+    ("it grows", [at(10, 100), at(70, 150), at(130, 200)], []),
+    ("it computes", [at(10, progress=0), at(70, progress=500)], []),
+    ("it grows, then stalls", [at(10, 100), at(70, 150), at(130, 152), at(140, 152)], ["2 stalls"]),
+    ("it is another process now", [at(10), ANOTHER], []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("looks", "told"), [pytest.param(looks, told, id=why) for why, looks, told in ROWS])
+def test_what_is_told(looks: list[Standing], told: list[str]) -> None:
+    memory = Memory()
+    found = []
+    for turn, look in enumerate(looks):
+        now = look.account.processes[0].age_s or 0.0
+        memory, acts = halfway.step(memory, now, [look])
+        for act in acts:
+            assert isinstance(act, Tell)
+            found.append(f"{turn} {'stalls' if 'stalls' in act.event.text else 'too long'}")
+    assert found == told
+
+
+def test_only_what_took_too_long_counts_as_hung() -> None:
+    memory, _ = halfway.step(Memory(), 0.0, [at(10)])
+    memory, _ = halfway.step(memory, 60.0, [at(70)])
+    assert memory.late() == frozenset()
+    memory, acts = halfway.step(memory, 300.0, [at(310)])
+    assert memory.late() == {"x"}
+    (told,) = acts
+    assert isinstance(told, Tell)
+    assert (
+        told.event.text == "x is half loaded: its process is there for 5 min, and its check says that it is not loaded."
+    )

@@ -1,0 +1,186 @@
+"""What the sentinel stands on: hands, glimpses, signs of life, and who keeps a process running."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from admitd import hands, supervisors
+from admitd.boot import boot_id, since_boot_s
+from admitd.core.acts import Tell
+from admitd.core.events import Entry, Event
+from admitd.core.terms import ProcessId
+from admitd.hands import Hand
+from admitd.processes.glimpse import Glimpse, glimpse
+from admitd.vitals import Vitals
+
+# Hands
+
+
+def test_hands_are_on_a_service_while_it_is_unloaded_and_no_longer(tmp_path: Path) -> None:
+    with hands.on(tmp_path, "x"):
+        assert hands.look(tmp_path, "x").on
+        assert hands.seen(tmp_path)["x"].on
+    assert hands.look(tmp_path, "x") == Hand()
+
+
+def test_the_lock_goes_with_its_holder(tmp_path: Path) -> None:
+    program = "import sys, time; from pathlib import Path; from admitd import hands\n"
+    program += "with hands.on(Path(sys.argv[1]), 'x'): print('on', flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"on\n"
+    assert hands.look(tmp_path, "x").on
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+    assert not hands.look(tmp_path, "x").on
+
+
+def test_two_may_have_their_hands_on_one_service(tmp_path: Path) -> None:
+    with hands.on(tmp_path, "x"), hands.on(tmp_path, "x"):
+        assert hands.look(tmp_path, "x").on
+
+
+def test_it_is_written_down_when_it_was_unloaded_and_admitted(tmp_path: Path) -> None:
+    hands.admitted(tmp_path, "x")
+    assert hands.look(tmp_path, "x") == Hand(), "of one that was never unloaded nobody asks"
+    before = time.monotonic()
+    hands.let_go(tmp_path, "x")
+    hand = hands.look(tmp_path, "x")
+    assert hand.unloaded_at is not None
+    assert before - 0.001 <= hand.unloaded_at <= time.monotonic()
+    assert not hand.admitted_since
+    hands.admitted(tmp_path, "x")
+    assert hands.look(tmp_path, "x").admitted_since
+    hands.let_go(tmp_path, "x")
+    assert not hands.look(tmp_path, "x").admitted_since
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"\0" * 64, b"99999999999999999999", b"nan", b"inf"])
+def test_a_damaged_note_says_nothing(tmp_path: Path, content: bytes) -> None:
+    """A time that has not come yet is another boot's."""
+    (tmp_path / f".hands-{os.getuid()}-x").write_bytes(content)
+    assert hands.look(tmp_path, "x") == Hand()
+
+
+def test_where_nothing_can_be_written_the_work_goes_on(tmp_path: Path) -> None:
+    with hands.on(tmp_path / "missing", "x"):
+        hands.let_go(tmp_path / "missing", "x")
+    assert hands.seen(tmp_path / "missing") == {}
+
+
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "else").write_bytes(b"")
+    (tmp_path / f".hands-{os.getuid()}-x").symlink_to(tmp_path / "else")
+    hands.let_go(tmp_path, "x")
+    assert (tmp_path / "else").read_bytes() == b""
+
+
+# Glimpses
+
+
+def started(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_bytes().rsplit(b")", 1)[1].split()[19])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_glimpse_tells_running_from_stopped_and_one_process_from_another() -> None:
+    process = subprocess.Popen(["sleep", "60"])
+    try:
+        who = ProcessId(process.pid, started(process.pid))
+        assert glimpse(who) == Glimpse(False, False)
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        assert glimpse(who) == Glimpse(True, False)
+        assert glimpse(ProcessId(who.pid, who.started + 1)) is None
+    finally:
+        process.kill()
+        assert glimpse(who) in (None, Glimpse(True, False), Glimpse(False, False))
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert glimpse(who) is None, "a zombie is nobody"
+        process.wait()
+    assert glimpse(who) is None
+
+
+# Supervisors
+
+
+def test_the_parent_is_named_where_there_is_no_unit() -> None:
+    process = subprocess.Popen(["sleep", "60"])
+    try:
+        assert supervisors.of(process.pid).stop == f"kill {os.getpid()}"
+    finally:
+        process.kill()
+        process.wait()
+    assert supervisors.of(process.pid).stop is None
+
+
+LISTED = "PID\tStatus\tLabel\n412\t0\torg.example.qwen\n-\t0\torg.example.idle\n41\t0\tother\n"
+
+
+@pytest.mark.parametrize(("pid", "label"), [(412, "org.example.qwen"), (41, "other"), (4, None)])
+def test_the_label_of_a_launchd_job_is_found_by_its_pid(pid: int, label: str | None) -> None:
+    assert supervisors.label_in(LISTED, pid) == label
+    assert supervisors.label_in("", pid) is None
+
+
+# Signs of life
+
+
+def entry(kind: str, boot: str, since_boot: float, service: str | None = None) -> Entry:
+    return Entry(1, 0.0, boot, since_boot, Event(kind, "text", service=service))
+
+
+def kinds(vitals: Vitals, *history: Entry) -> list[str]:
+    return [act.event.kind for act in vitals.judge(history).acts if isinstance(act, Tell)]
+
+
+def test_a_clean_end_takes_the_sign_away(tmp_path: Path) -> None:
+    vitals = Vitals(tmp_path / "alive")
+    vitals.beat()
+    assert (tmp_path / "alive").exists()
+    vitals.end()
+    vitals.end()
+    assert kinds(vitals) == []
+
+
+def test_a_sign_of_another_boot_is_a_machine_that_went_down(tmp_path: Path) -> None:
+    (tmp_path / "alive").write_text("another-boot 1000.0\n")
+    found = Vitals(tmp_path / "alive").judge([entry("loaded", "another-boot", 970.0, "qwen")])
+    assert found.held_back == {"qwen"}
+    assert kinds(Vitals(tmp_path / "alive")) == ["unclean_reboot"]
+
+
+def test_a_sign_of_this_boot_is_a_daemon_that_was_killed(tmp_path: Path) -> None:
+    vitals = Vitals(tmp_path / "alive")
+    vitals.beat()
+    assert kinds(vitals) == []
+    assert kinds(vitals, entry("recovering", boot_id(), since_boot_s(), "qwen")) == ["load_failed"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"boot", b"boot x", b" 5"])
+def test_a_damaged_sign_is_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "alive").write_bytes(content)
+    assert kinds(Vitals(tmp_path / "alive")) == []
+
+
+def test_a_full_disk_stops_no_round(tmp_path: Path) -> None:
+    Vitals(tmp_path / "missing" / "alive").beat()
+
+
+def test_a_lock_that_somebody_holds_shared_is_no_hand_on_it(tmp_path: Path) -> None:
+    hands.let_go(tmp_path, "x")
+    fd = os.open(tmp_path / f".hands-{os.getuid()}-x", os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        assert not hands.look(tmp_path, "x").on
+    finally:
+        os.close(fd)
