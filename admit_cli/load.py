@@ -20,6 +20,7 @@ NAME_MAX = 63
 def load(values: dict[str, Any]) -> int:
     """Load one service; the exit code."""
     _end_politely()
+    _give_the_environment_as_it_came()
     door = Door(values["config"])
     name, as_json = values["name"], values["json"]
     try:
@@ -45,7 +46,8 @@ def load(values: dict[str, Any]) -> int:
 
 def run(values: dict[str, Any]) -> int:
     """Become the command, once it is admitted; returns only where it was not."""
-    restore = _end_politely()
+    _end_politely()
+    _give_the_environment_as_it_came()
     door = Door(values["config"])
     try:
         verdict = admission(door, values["name"], values["wait"])
@@ -56,13 +58,9 @@ def run(values: dict[str, Any]) -> int:
     from admitd.actuator import CannotStart, become
 
     sys.stdout.flush()
-    _signal.signal(_signal.SIGTERM, restore)
-    # Python ignores this one, and what is ignored stays so across exec: `CMD | head` would never end.
-    _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
     try:
         become(values["cmd"])
     except CannotStart:
-        _signal.signal(_signal.SIGPIPE, _signal.SIG_IGN)
         door.ask("DELETE", f"/reservations/{verdict['reservation']['id']}")
         raise
     raise AssertionError("exec returns only by raising")
@@ -142,12 +140,24 @@ def _for_run(verdict: dict[str, Any], cmd: list[str]) -> dict[str, Any]:
     return {**verdict, "remedy": shlex.join([*words, "--", *cmd])}
 
 
-def _end_politely() -> Any:
-    """SIGTERM ends a load as Ctrl-C does, with a word on what it leaves behind. Returns what was done before."""
-    before = _signal.getsignal(_signal.SIGTERM)
-    if before != _signal.SIG_IGN:
+def _end_politely() -> None:
+    """SIGTERM ends a load as Ctrl-C does, with a word on what it leaves behind. What was ignored stays ignored."""
+    if _signal.getsignal(_signal.SIGTERM) != _signal.SIG_IGN:
         _signal.signal(_signal.SIGTERM, _signal.default_int_handler)
-    return before
+
+
+def _give_the_environment_as_it_came() -> None:
+    """Python adds LC_CTYPE where no locale is set (PEP 538), as under cron: what is started here would inherit it.
+
+    Only Linux tells whether it came from outside; elsewhere it stays."""
+    if os.environ.get("LC_CTYPE") not in ("C.UTF-8", "C.utf8", "UTF-8"):
+        return
+    try:
+        with open("/proc/self/environ", "rb") as came:
+            if b"\0LC_CTYPE=" not in b"\0" + came.read():
+                del os.environ["LC_CTYPE"]
+    except OSError:
+        return
 
 
 def _interrupted(name: str, as_json: bool) -> int:

@@ -249,7 +249,13 @@ _REFUSED: Final[_Answers] = {409: ("Refused", (RefusalBody,))}
 _TOKEN: Final[_Answers] = {401: _bad("The token is missing or wrong")}
 
 ANSWERS: Final[Mapping[tuple[str, str], _Answers]] = {
-    ("post", "/admit"): {200: ("Admitted, or loaded already", (VerdictBody,)), **_BODY, **_UNKNOWN, **_REFUSED},
+    ("post", "/admit"): {
+        200: ("Admitted, or loaded already", (VerdictBody,)),
+        **_BODY,
+        422: _bad("Malformed, or holder_pid is no live process"),
+        **_UNKNOWN,
+        **_REFUSED,
+    },
     ("get", "/capacity"): {200: ("The ledger", (Capacity,))},
     ("get", "/plan"): {200: ("What would have to go", (Plan,)), 422: _bad("Malformed"), **_UNKNOWN},
     ("delete", "/reservations/{id}"): {

@@ -58,7 +58,7 @@ def nap(number: int) -> str:
 
 def service(name: str, budget_mb: int = 1000, **keys: Any) -> str:
     """A service of capacity.yaml. Values are written as JSON, which YAML reads."""
-    lines = [f"  {name}:", f"    ram_budget_mb: {budget_mb}"]
+    lines = [f'  "{name}":', f"    ram_budget_mb: {budget_mb}"]
     lines += [f"    {key}: {json.dumps(value)}" for key, value in keys.items()]
     return "\n".join(lines) + "\n"
 

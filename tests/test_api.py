@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         + service("endless", 100, loaded_check_cmd="false", load_cmd="echo still trying", load_timeout_s=1)
         + flagged("stubborn", folder, 100, unload_cmd="true", unload_timeout_s=1)
         + flagged("unwilling", folder, 100, unload_cmd="echo never; exit 4")
+        + sleeper("loose", 4, 10, process_pattern=nap(4).replace(".", "[.]"))
         + sleeper("slow", 3, 100, loaded_check_cmd=["test", "-e", str(folder / "slow.flag")])
     )
     with running(folder, services) as up:
@@ -192,15 +195,25 @@ class TestAsking:
 
     def test_no_answer_holds_a_command_line_of_another_process(self, daemon: Daemon) -> None:
         secret = "password-of-somebody"
-        tail = ["-c", "import time; time.sleep(600)", secret, *nap(1).split()]
-        with subprocess.Popen(["python3", *tail]) as stranger:
-            try:
-                for path in ("/capacity", "/plan?service=other", "/plan?service=big", "/healthz"):
-                    assert secret not in daemon.ask("GET", path).body.decode()
-                for path in ("/services/big/unload", "/services/other/unload"):
-                    assert secret not in daemon.act(path).body.decode()
-            finally:
-                stranger.kill()
+        mention = ["python3", "-c", "import time; time.sleep(600)", secret, *nap(4).split()]
+        title = f"{secret} {nap(4)}"  # what setproctitle does: all of it in argv[0]
+        path = f"/x/{secret}/y {nap(4)}"
+        with ExitStack() as strangers:
+            for line in (mention, [title, "-c", "import time; time.sleep(600)"], [path, "-c", "input()"]):
+                stranger = strangers.enter_context(
+                    subprocess.Popen(line, executable=sys.executable, stdin=subprocess.PIPE)
+                )
+                strangers.callback(stranger.kill)
+
+            def seen() -> int:
+                (loose,) = [each for each in daemon.capacity()["services"] if each["name"] == "loose"]
+                return len(loose["pids"]) + len(loose["mentioned_by"])
+
+            until(lambda: seen() == 3)
+            for path in ("/capacity", "/plan?service=loose", "/plan?service=big", "/healthz"):
+                assert secret not in daemon.ask("GET", path).body.decode()
+            for path in ("/services/loose/unload", "/services/loose/load"):
+                assert secret not in daemon.act(path).body.decode()
 
 
 class TestWaiting:

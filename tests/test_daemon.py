@@ -125,7 +125,6 @@ class TestStarting:
             (lambda d: d.capacity_file.write_text("services: 1\n"), 78, "capacity.yaml"),
             (lambda d: d.capacity_file.unlink(), 66, "capacity.yaml"),
             (lambda d: d.state_folder.write_text(""), 1, "is not a folder"),
-            (lambda d: d.environ.update(ADMIT_PROCESS_READER="magic"), 64, "ADMIT_PROCESS_READER"),
         ],
     )
     def test_what_cannot_be_gone_by_is_told(

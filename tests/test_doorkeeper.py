@@ -167,7 +167,9 @@ class TestPagesOfOtherSites:
         kept_out(door, door.ask("POST", "/", b'{"service": "x"}', headers={"Content-Type": kind}), 415)
 
     def test_a_post_without_a_type_or_with_two(self, door: Guarded) -> None:
-        kept_out(door, door.ask("POST", "/"), 415)
+        for size in ("1", "00", "x"):
+            kept_out(door, door.ask("POST", "/", headers={"Content-Length": size}), 400 if size == "x" else 415)
+        kept_out(door, door.ask("POST", "/", headers={"Transfer-Encoding": "chunked"}), 415)
         two = {"Content-Type": "application/json", "content-type": "text/plain"}
         kept_out(door, door.ask("POST", "/", b"{}", headers=two), 415)
 

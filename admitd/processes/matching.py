@@ -129,18 +129,19 @@ class Remembered:
 
     def __init__(self, matcher: Matcher) -> None:
         self.matcher = matcher
-        self._known: dict[bytes | str, Judgement | None] = {}
+        # By the line itself where it is short, by its digest where it is long: those are looked up through `judge`.
+        self.known: dict[bytes | str, Judgement | None] = {}
 
     def judge(self, line: bytes) -> Judgement | None:
         """What `matcher.judge` says, or said, of these very bytes."""
         key = line if len(line) <= REMEMBERED_WHOLE else blake2b(line, digest_size=32).hexdigest()
         try:
-            return self._known[key]
+            return self.known[key]
         except KeyError:
             judgement = self.matcher.judge(line)
-            if len(self._known) >= REMEMBERED_MAX:
-                self._known.clear()
-            self._known[key] = judgement
+            if len(self.known) >= REMEMBERED_MAX:
+                self.known.clear()
+            self.known[key] = judgement
             return judgement
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from admitd.processes import proc
-from admitd.processes.matching import Remembered
+from admitd.processes.matching import Judgement, Remembered, Role
 from admitd.processes.naming import LOOKED_AT
 from admitd.processes.table import Hit
 
@@ -25,6 +25,8 @@ STALL_SLICE_S: Final = 0.01
 """How often a sweep is looked at. One that hangs in the kernel on the same process is told to stop, and left behind if
 it still hangs there a slice later: 30 ms in all."""
 _THREADS_ASKED: Final = 8
+_NEW: Final = Judgement(Role.FOREIGN, ())
+"""Stands for a line that was not judged yet."""
 _BLANK_READS: Final = 20
 """How often a blank command line is read again. It is blank for some microseconds in the middle of an exec."""
 
@@ -43,33 +45,34 @@ class CommandLines:
     def __init__(self, root: str, keep: int) -> None:
         self._root = root
         self._keep = keep
-        self._kept: dict[str, int] = {}
-        self._kernel: set[str] = set()
+        # Read in the quick loop of Sweep, written here only.
+        self.kept_open: dict[str, int] = {}
+        self.kernel: set[str] = set()
         self._closed = False
 
     @property
     def kept(self) -> int:
         """How many descriptors stay open."""
-        return len(self._kept)
+        return len(self.kept_open)
 
     def names(self) -> list[str]:
         """The processes there are now. Raises OSError, or NoDescriptors."""
         self._closed = False
-        return [name for name in proc.listed(self._root) if "0" <= name[0] <= "9"]
+        return [name for name in proc.listed(self._root) if name < ":"]  # the digits come first in ASCII
 
     def read(self, name: str) -> bytes | None:
         """A command line, empty for a kernel thread or a zombie; None where the process is gone.
 
         Raises Blank; OSError where the process is there and cannot be read, NoDescriptors where nothing can.
         """
-        fd = self._kept.get(name)
+        fd = self.kept_open.get(name)
         try:
             if fd is not None:
                 try:
                     line = os.pread(fd, FIRST_READ, 0)
                     if line:
                         return line if len(line) < FIRST_READ else _read_on(fd, line)
-                    return b"" if name in self._kernel else self._other_than_blank(name)
+                    return b"" if name in self.kernel else self._other_than_blank(name)
                 except ProcessLookupError:
                     self._drop(name)
             return self._open_and_read(name) or self._other_than_blank(name)
@@ -82,11 +85,11 @@ class CommandLines:
         try:
             line = os.pread(fd, FIRST_READ, 0)
             line = line if len(line) < FIRST_READ else _read_on(fd, line)
-            keep = len(self._kept) < self._keep and name not in self._kept
+            keep = len(self.kept_open) < self._keep and name not in self.kept_open
             return line
         finally:
             if keep:
-                self._kept[name] = fd
+                self.kept_open[name] = fd
             else:
                 os.close(fd)
 
@@ -98,8 +101,8 @@ class CommandLines:
             if stat is None or stat.zombie:
                 return b""
             if stat.kernel_thread:
-                if name in self._kept:
-                    self._kernel.add(name)
+                if name in self.kept_open:
+                    self.kernel.add(name)
                 return b""
             if stat.first_thread_dead:
                 return self._of_another_thread(name)
@@ -127,15 +130,15 @@ class CommandLines:
 
     def let_go(self, names: Sequence[str], held: frozenset[str] = frozenset()) -> None:
         """Close the descriptors of those that are not among `names`, once they are too many. `held` are in use."""
-        if self._kept and (len(self._kept) > len(names) or len(self._kept) >= self._keep):
+        if self.kept_open and (len(self.kept_open) > len(names) or len(self.kept_open) >= self._keep):
             alive = held.union(names)
-            for name in [name for name in self._kept if name not in alive]:
+            for name in [name for name in self.kept_open if name not in alive]:
                 self._drop(name)
 
     def keep_fewer(self, held: frozenset[str] = frozenset()) -> bool:
         """Close them all and keep at most half as many from now on; whether there were any."""
-        closing = [name for name in self._kept if name not in held]
-        self._keep = min(self._keep, len(self._kept)) // 2
+        closing = [name for name in self.kept_open if name not in held]
+        self._keep = min(self._keep, len(self.kept_open)) // 2
         for name in closing:
             self._drop(name)
         return bool(closing)
@@ -143,7 +146,7 @@ class CommandLines:
     def close(self, held: frozenset[str] = frozenset()) -> None:
         """Give the descriptors back. A thread that still hangs on one gives it back itself: see `left`."""
         self._closed = True
-        for name in [name for name in self._kept if name not in held]:
+        for name in [name for name in self.kept_open if name not in held]:
             self._drop(name)
 
     def left(self, name: str) -> None:
@@ -152,10 +155,10 @@ class CommandLines:
             self._drop(name)
 
     def _drop(self, name: str) -> None:
-        fd = self._kept.pop(name, None)
+        fd = self.kept_open.pop(name, None)
         if fd is not None:
             os.close(fd)
-        self._kernel.discard(name)
+        self.kernel.discard(name)
 
 
 class Sweep:
@@ -195,23 +198,42 @@ class Sweep:
         self._done.put(problem)
 
     def _run(self) -> None:
-        read, judge, hits = self._lines.read, self._remembered.judge, self.hits
-        for name in self._names:
+        """The quick way for what is nearly always so: a kept descriptor, a short line, judged before."""
+        pread, kept, kernel, known = os.pread, self._lines.kept_open, self._lines.kernel, self._remembered.known
+        judge, hits = self._remembered.judge, self.hits
+        for at, name in enumerate(self._names):
+            self.at = at
             if self._told_to_stop:
                 return
             try:
-                line = read(name)
-            except OSError:
-                self.unreadable.append(name)
-                line = None
-            except Blank:
-                self.blank.append(name)
-                line = None
-            if line:
+                line = pread(kept[name], FIRST_READ, 0)
+            except (KeyError, OSError):
+                self._read_and_judge(name)
+                continue
+            if not 0 < len(line) < FIRST_READ:
+                if line or name not in kernel:
+                    self._read_and_judge(name)
+                continue
+            judgement = known.get(line, _NEW)
+            if judgement is _NEW:
                 judgement = judge(line)
-                if judgement is not None:
-                    hits.append(Hit(int(name), judgement, line))
-            self.at += 1
+            if judgement is not None:
+                hits.append(Hit(int(name), judgement, line))
+        self.at = len(self._names)
+
+    def _read_and_judge(self, name: str) -> None:
+        try:
+            line = self._lines.read(name)
+        except OSError:
+            self.unreadable.append(name)
+            return
+        except Blank:
+            self.blank.append(name)
+            return
+        if line:
+            judgement = self._remembered.judge(line)
+            if judgement is not None:
+                self.hits.append(Hit(int(name), judgement, line))
 
     def wait(self, reader: Reader, give_up: float) -> int | None:
         """Wait until it has stopped, at its end or before; or the index of what the thread hangs on and is left with.

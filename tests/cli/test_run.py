@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.cli.conftest import Desk, wait_until
+from tests.cli.conftest import BIN, Desk, wait_until
 
 SHOW = (
     "import os, signal, sys; print(os.getpid(), os.getcwd(), os.environ['A_WORD'], sys.stdin.read(), "
@@ -31,6 +31,17 @@ def test_it_becomes_the_command_with_the_same_pid_environment_folder_and_files(d
         process = desk.begin("run", "job", "--", *line, stdin=stdin, env={"A_WORD": "two words"})
     done = desk.finish(process).must(0)
     assert done.out == f"{process.pid} {desk.home} two words typed True ['--json', '--', '-h', '']\n"
+
+
+@pytest.mark.parametrize("more", [{}, {"LC_CTYPE": "C.UTF-8"}])
+def test_the_environment_is_the_callers_to_the_last_variable(desk: Desk, more: dict[str, str]) -> None:
+    """Python would add LC_CTYPE where no locale is set, as under cron."""
+    desk.declare(desk.service("job"))
+    desk.daemon()
+    bare = {k: v for k, v in desk.env.items() if k != "LANG" and not k.startswith("LC_")} | more
+    words = [str(BIN / "admit"), "run", "job", "--", "/usr/bin/env", "-0"]
+    run = subprocess.run(words, env=bare, capture_output=True, text=True, check=True)
+    assert dict(line.split("=", 1) for line in run.stdout.split("\0") if line) == bare
 
 
 def test_its_exit_code_is_the_commands(desk: Desk) -> None:

@@ -79,7 +79,7 @@ def test_descriptors_of_the_gone_do_not_use_up_the_room(fake: FakeProc) -> None:
     table.look(MATCH)
     table.look(MATCH)
     assert table._lines.kept == 3
-    assert set(table._lines._kept) <= {"5", "6", "11", "12", "13", "14"}
+    assert set(table._lines.kept_open) <= {"5", "6", "11", "12", "13", "14"}
     table.close()
 
 

@@ -294,7 +294,7 @@ def test_a_short_line_cannot_pass_for_a_long_one(monkeypatch: pytest.MonkeyPatch
     remembered = Remembered(matcher(s="server"))
     long = nul("server", "x" * 10_000)
     remembered.judge(long)
-    (key,) = remembered._known
+    (key,) = remembered.known
     assert isinstance(key, str) and len(key) < matching.REMEMBERED_WHOLE
     assert remembered.judge(key.encode()) is None
 
@@ -304,4 +304,4 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     remembered = Remembered(matcher(s="server"))
     for number in range(10):
         remembered.judge(nul("server", str(number)))
-        assert len(remembered._known) <= 3
+        assert len(remembered.known) <= 3

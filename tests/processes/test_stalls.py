@@ -5,6 +5,7 @@ A look waits for no such process, drops none, and reads each of the others once.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -56,19 +57,29 @@ class Stalling:
     ended: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        read = CommandLines.read
+        read, pread, full = CommandLines.read, os.pread, threading.local()
 
         def reading(lines: CommandLines, name: str) -> bytes | None:
             self.read.append(name)
-            if name not in self.names:
-                return read(lines, name)
-            self.began.append(name)
-            self.released.wait(30)
-            line = read(lines, name)
-            self.ended.append(name)
-            return line
+            full.way = True
+            try:
+                if name not in self.names:
+                    return read(lines, name)
+                self.began.append(name)
+                self.released.wait(30)
+                line = read(lines, name)
+                self.ended.append(name)
+                return line
+            finally:
+                full.way = False
+
+        def no_quick_way(fd: int, size: int, offset: int) -> bytes:
+            if not getattr(full, "way", False):
+                raise BlockingIOError
+            return pread(fd, size, offset)
 
         self.monkeypatch.setattr(CommandLines, "read", reading)
+        self.monkeypatch.setattr(os, "pread", no_quick_way)
 
     def in_the_kernel(self) -> None:
         self.monkeypatch.setattr(Reader, "hangs", lambda _reader: True)
