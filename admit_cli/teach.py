@@ -88,20 +88,25 @@ def _examples(command: table.Command) -> str:
 def _function(command: table.Command, ran: list[int]) -> Callable[..., None]:
     """A function with the signature that Typer reads a command's arguments and options from."""
 
-    def run(context: typer.Context, **values: Any) -> None:
+    def run(typer_context: typer.Context, **values: Any) -> None:
         if values.get("config") is None:
-            values["config"] = context.obj
+            values["config"] = typer_context.obj
         for argument in command.arguments:
             if argument.many or argument.rest:
-                values[argument.name] = list(values[argument.name])
+                values[argument.name] = list(values[argument.name] or ())
         ran.append(call(command, values))
 
-    parameters = [inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]
+    parameters = [inspect.Parameter("typer_context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]
     for argument in command.arguments:
         kind: Any = list[str] if argument.many or argument.rest else str
+        if argument.optional:
+            kind = kind | None
         metavar = "-- CMD..." if argument.rest else argument.name.upper()
         said = Annotated[kind, typer.Argument(help=argument.help, metavar=metavar, show_default=False)]
-        parameters.append(inspect.Parameter(argument.name, inspect.Parameter.KEYWORD_ONLY, annotation=said))
+        default = None if argument.optional else inspect.Parameter.empty
+        parameters.append(
+            inspect.Parameter(argument.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=said)
+        )
     for option in command.options:
         parameters.append(_parameter(option))
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
