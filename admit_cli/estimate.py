@@ -11,6 +11,7 @@ from admitd import modelfiles
 from admitd.core import sizing, wire
 from admitd.core.sizing import Attention, Engine, Estimate, ModelFiles
 from admitd.core.units import to_mb
+from admitd.modelfiles.bounded import BadFile
 
 CONTEXT: Final = 8192
 """Tokens where none are named; fewer where the model was made for fewer."""
@@ -21,7 +22,11 @@ _SHOWN_TYPES: Final = 3
 def estimate(values: dict[str, Any]) -> int:
     """Print what the model at a path will hold; the exit code."""
     path = Path(values["path"]).expanduser()
-    files = modelfiles.read(path)
+    try:
+        files = modelfiles.read(path)
+    except (BadFile, FileNotFoundError) as problem:
+        print(f"admit: {problem}", file=sys.stderr)
+        return wire.FAILED if isinstance(problem, BadFile) else wire.NO_SUCH
     trained = files.shape.context
     tokens = _number(values["context"], "--context") or min(CONTEXT, trained or CONTEXT)
     parallel = _number(values["parallel"], "--parallel") or 1

@@ -135,17 +135,17 @@ def _with_arguments(
 ) -> dict[str, Any] | None:
     for argument in command.arguments:
         if argument.rest:
-            if not rest:
+            if not rest and not argument.optional:
                 return None
-            values[argument.name] = rest
+            values[argument.name] = rest or []
         elif argument.many:
             values[argument.name], given = given, []
             if not values[argument.name]:
                 return None
         else:
-            if not given:
+            if not given and not argument.optional:
                 return None
-            values[argument.name], given = given[0], given[1:]
+            values[argument.name], given = given[0] if given else None, given[1:]
     return None if given else values
 
 

@@ -14,28 +14,30 @@ LONGEST_WAIT_S = 86_400.0
 
 
 class Option:
-    """One option. `name` is how the command's code knows it."""
+    """One option. `name` is how the command's code knows it: the flag's, unless that is a word of Python's."""
 
     __slots__ = ("flag", "help", "kind", "metavar", "name")
 
-    def __init__(self, flag: str, kind: str, help: str, metavar: str = "") -> None:
+    def __init__(self, flag: str, kind: str, help: str, metavar: str = "", name: str = "") -> None:
         self.flag = flag
-        self.name = flag.lstrip("-").replace("-", "_")
+        self.name = name or flag.lstrip("-").replace("-", "_")
         self.kind = kind
         self.help = help
         self.metavar = metavar
 
 
 class Argument:
-    """One positional argument. `many`: one or more; `rest`: all that follows, options of others included."""
+    """One positional argument. `many`: one or more; `rest`: all that follows, options of others included; `optional`:
+    it may be left out."""
 
-    __slots__ = ("help", "many", "name", "rest")
+    __slots__ = ("help", "many", "name", "optional", "rest")
 
-    def __init__(self, name: str, help: str, *, many: bool = False, rest: bool = False) -> None:
+    def __init__(self, name: str, help: str, *, many: bool = False, rest: bool = False, optional: bool = False) -> None:
         self.name = name
         self.help = help
         self.many = many
         self.rest = rest
+        self.optional = optional
 
 
 class Command:
@@ -190,6 +192,25 @@ COMMANDS = (
         (
             Option("--context", TEXT, "Tokens of one request, prompt and answer; 8192 otherwise.", "N"),
             Option("--parallel", TEXT, "Requests at once; 1 otherwise.", "N"),
+            JSON,
+        ),
+    ),
+    Command(
+        "measure",
+        "admit_cli.measure:measure",
+        "Watch a service, or a command, while it is used: its peak, and the budget that this asks for.",
+        (
+            "admit measure coder              # for 60 s, or until Ctrl-C; use it meanwhile",
+            "admit measure coder --for 10m --write",
+            "admit measure -- mlx_lm.server --model ~/models/chat --port 8080",
+        ),
+        (
+            Argument("name", "A service that capacity.yaml declares.", optional=True),
+            Argument("cmd", "A command to start and watch instead, after --.", rest=True, optional=True),
+        ),
+        (
+            Option("--for", DURATION, "How long to watch; 60s otherwise, a command to its end.", "DURATION", "for_s"),
+            Option("--write", FLAG, "Put the budget into capacity.yaml; comments stay."),
             JSON,
         ),
     ),

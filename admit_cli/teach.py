@@ -132,17 +132,17 @@ def _root(
 def _function(command: table.Command, ran: list[int]) -> Callable[..., None]:
     """A function with the signature that Typer reads a command's arguments and options from."""
 
-    def run(context: typer.Context, **values: Any) -> None:
+    def run(typer_context: typer.Context, **values: Any) -> None:
         if values.get("config") is None:
-            values["config"] = context.obj
+            values["config"] = typer_context.obj
         for argument in command.arguments:
             if argument.rest:
-                values[argument.name] = _rest(context, values[argument.name])
+                values[argument.name] = _rest(typer_context, argument, values[argument.name])
             elif argument.many:
-                values[argument.name] = list(values[argument.name])
+                values[argument.name] = list(values[argument.name] or ())
         ran.append(call(command, values))
 
-    parameters = [inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]
+    parameters = [inspect.Parameter("typer_context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]
     for argument in command.arguments:
         parameters.append(_argument(argument))
     for option in command.options:
@@ -152,10 +152,10 @@ def _function(command: table.Command, ran: list[int]) -> Callable[..., None]:
     return run
 
 
-def _rest(context: typer.Context, before: list[str] | None) -> list[str]:
+def _rest(context: typer.Context, argument: table.Argument, before: list[str] | None) -> list[str]:
     """What followed `--`. `before`: surplus words in front of it."""
     rest: list[str] = context.meta["admit.rest"]
-    if before or not rest:
+    if before or not (rest or argument.optional):
         what = f"unexpected {' '.join(before)!r}" if before and rest else "the command to become goes after --"
         raise typer.BadParameter(f"{what}; for example: admit run chat -- mlx_lm.server", ctx=context, param_hint="CMD")
     return rest
@@ -167,8 +167,9 @@ def _argument(argument: table.Argument) -> inspect.Parameter:
     if argument.rest:
         kind: Any = Annotated[list[str] | None, said]
         return inspect.Parameter(argument.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
-    kind = Annotated[list[str] if argument.many else str, said]
-    return inspect.Parameter(argument.name, inspect.Parameter.KEYWORD_ONLY, annotation=kind)
+    kind = Annotated[list[str] if argument.many else str | None if argument.optional else str, said]
+    default = None if argument.optional else inspect.Parameter.empty
+    return inspect.Parameter(argument.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 
 
 def _option(option: table.Option) -> inspect.Parameter:

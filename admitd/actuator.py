@@ -53,6 +53,27 @@ def start_load(command: Command, log: Path, lease: int | None) -> subprocess.Pop
         return _start(argv(command), output, () if lease is None else (lease,))
 
 
+def start_foreground(command: Sequence[str], output: IO[str] | None) -> subprocess.Popen[bytes]:
+    """Start a command as a shell would: in our own group, so that Ctrl-C is for it, too; its input is ours. `output`
+    takes its output where ours is spoken for."""
+    try:
+        return subprocess.Popen(list(command), stdout=output)
+    except (OSError, ValueError) as problem:
+        why = problem.strerror if isinstance(problem, OSError) else str(problem)
+        raise CannotStart(f"{command[0]} cannot be run: {why}") from problem
+
+
+def end_child(process: subprocess.Popen[bytes], patience_s: float) -> None:
+    """End a child of ours: SIGTERM, and SIGKILL where that does not end it in time."""
+    if process.poll() is None:
+        process.terminate()
+    try:
+        process.wait(patience_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 def become(command: Sequence[str]) -> None:
     """Become `command`: same pid, same environment. Returns only by raising CannotStart."""
     # Python ignores these two, and what is ignored stays so across exec: `CMD | head` would never end.

@@ -40,6 +40,8 @@ PROGRAM: Final[Mapping[Engine, int]] = {Engine.MLX: 92 * MIB, Engine.LLAMA: 48 *
 BATCH: Final[Mapping[Engine, int]] = {Engine.MLX: 2048, Engine.LLAMA: 512}
 # mlx_lm/models/cache.py, KVCache.step; llama.cpp pads its context to 256 (src/llama-context.cpp).
 CACHE_STEP: Final = 256
+# mlx_lm's cache grows by copying, and its server keeps that of a request that has ended for the next one; measured.
+CACHES_KEPT: Final[Mapping[Engine, int]] = {Engine.MLX: 2, Engine.LLAMA: 1}
 FLOAT32: Final = 4
 
 
@@ -95,7 +97,7 @@ def estimate(files: ModelFiles, tokens: int, parallel: int, attention: Attention
     """What it will hold with `parallel` requests of `tokens` tokens each, prompt and answer together."""
     return Estimate(
         files.weights,
-        cache(files.shape, tokens, parallel),
+        CACHES_KEPT[files.engine] * cache(files.shape, tokens, parallel),
         scratch(files, tokens, attention),
         PROGRAM[files.engine],
         tokens,

@@ -25,6 +25,9 @@ class Memory(Protocol):
         `ProcessId.started` is field 22 of /proc/PID/stat on Linux, `p_uniqueid` on macOS.
         """
 
+    def peak(self, process: ProcessId) -> int | None:
+        """The most that one process ever held, as the kernel has it; None where it is gone or can't be read."""
+
 
 def for_this_system() -> Memory:
     """The one that can be asked here. Anything but macOS is taken for Linux; where it is not, its readings say so."""

@@ -90,6 +90,14 @@ class LinuxMemory:
             + max(what.huge for what in held.values())
         )
 
+    def peak(self, process: ProcessId) -> int | None:
+        """VmHWM: resident pages, mapped files included; what was swapped out meanwhile is not in it."""
+        try:
+            text = _read(f"{self._proc}/{process.pid}/status")
+            return _amount(text, b"\nVmHWM:") if self._started(process.pid) == process.started else None
+        except OSError:
+            return None
+
     def _held(self, processes: Sequence[ProcessId]) -> dict[ProcessId, _Held]:
         """Those that still are there; OSError for one that is and can't be read."""
         held = {}

@@ -15,10 +15,11 @@ import psutil
 import yaml
 
 from admitd import app, hands
+from admitd.activity import ActivityWatch
 from admitd.core.events import Event
 from admitd.gate import Scene
 from admitd.mending import Mending
-from admitd.sentinel import Sentinel
+from admitd.sentinel import Sentinel, Watch
 from admitd.vitals import Vitals
 from tests.live.servers import GEAR, Servers, wait_until
 
@@ -33,16 +34,16 @@ class Doing:
         self.last_active_s = last_active_s
 
 
-class CpuWatch:
-    """Progress by processor time, in ticks of 10 ms; busy as the test says, unknown otherwise."""
+class SaidWatch:
+    """Busy as the test says, and progress by processor time, in ticks of 10 ms."""
 
-    def __init__(self) -> None:
-        self.busy: dict[str, bool] = {}
+    def __init__(self, busy: bool | None) -> None:
+        self._busy = busy
         self._pids: dict[str, list[int]] = {}
 
     def look(self, scene: Scene, now: float) -> Mapping[str, Doing]:
         self._pids = {name: [p.id.pid for p in a.processes] for name, a in scene.ledger.accounts.items()}
-        return {name: Doing(self.busy.get(name), None) for name in self._pids}
+        return {name: Doing(self._busy, None) for name in self._pids}
 
     def progress(self, service: str) -> int | None:
         ticks = 0
@@ -63,12 +64,19 @@ class Guard:
     """One sentinel over one capacity.yaml, in this process; `events` is all that it and those it used wrote down."""
 
     def __init__(
-        self, folder: Path, servers: Servers, services: Mapping[str, Any], settings: Mapping[str, Any]
+        self,
+        folder: Path,
+        servers: Servers,
+        services: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        *,
+        watch: Watch | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.folder = folder
         self.servers = servers
         self.events: list[Event] = []
-        self.watch = CpuWatch()
+        self.watch = watch or ActivityWatch()
         self.file = folder / "capacity.yaml"
         self.write(services, settings)
         self.environ = {
@@ -81,7 +89,7 @@ class Guard:
         self.gate = self.house.gate
         self.gate.record = self._keep
         mending = Mending(self.gate, lambda name: folder / f"{name}.log", self._keep)
-        self.sentinel = Sentinel(self.gate, self.watch, mending, self._keep, Vitals(folder / "alive"))
+        self.sentinel = Sentinel(self.gate, self.watch, mending, self._keep, Vitals(folder / "alive"), clock=clock)
 
     def _keep(self, event: Event) -> None:
         self.events.append(event)

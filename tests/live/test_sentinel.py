@@ -14,7 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.live.sentinels import Guard, become, environment, hits, stand_in, start_stand_in, state
+from admitd.core.terms import Level, Reading
+from tests.live.sentinels import Doing, Guard, SaidWatch, become, environment, hits, stand_in, start_stand_in, state
 from tests.live.servers import Servers, wait_until
 
 # What a recovery starts goes on by itself: nobody waits for it, which subprocess finds worth a warning.
@@ -35,7 +36,8 @@ def guard(servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def make(services: dict[str, Any], **settings: Any) -> Guard:
         folder = tmp_path / f"guard-{len(made)}"
         folder.mkdir()
-        made.append(Guard(folder, servers, services, settings))
+        kept = {name: settings.pop(name) for name in ("watch", "clock") if name in settings}
+        made.append(Guard(folder, servers, services, settings, **kept))
         return made[-1]
 
     yield make
@@ -461,9 +463,7 @@ def test_an_idle_one_is_unloaded_and_a_busy_one_is_not(
 ) -> None:
     port = free_port()
     process = start_stand_in(servers, port)
-    made = guard({"chat": stand_in(port, idle_unload_s=1.0)})
-    made.watch.busy["chat"] = busy
-    with made as at_work:
+    with guard({"chat": stand_in(port, idle_unload_s=1.0)}, watch=SaidWatch(busy)) as at_work:
         if not busy:
             at_work.wait_for("idle_unloaded")
         at_work.rounds(5)
@@ -474,7 +474,7 @@ def test_an_idle_one_is_unloaded_and_a_busy_one_is_not(
 def test_whether_it_is_idle_is_never_guessed(servers: Servers, free_port: FreePort, guard: MakeGuard) -> None:
     port = free_port()
     process = start_stand_in(servers, port)
-    with guard({"chat": stand_in(port, idle_unload_s=0.5)}) as at_work:
+    with guard({"chat": stand_in(port, idle_unload_s=0.5)}, watch=SaidWatch(None)) as at_work:
         at_work.rounds(5)
     assert at_work.kinds() == []
     assert process.poll() is None
@@ -527,3 +527,63 @@ def test_a_broken_edit_of_the_file_leaves_the_rounds_going(servers: Servers, gua
         at_work.file.write_text("services: [")
         at_work.rounds(4)
         assert at_work.sentinel.health().errors == 0
+
+
+@pytest.mark.parametrize("jump_s", [3_600.0, 1e6])
+def test_a_clock_that_jumps_makes_no_one_hung(
+    servers: Servers, free_port: FreePort, guard: MakeGuard, jump_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that slept, and a wall clock that is set to and fro meanwhile."""
+    port = free_port()
+    process = start_stand_in(servers, port)
+    offset = [0.0]
+    wall = time.time
+    with guard({"chat": stand_in(port)}, safelist=["chat"], clock=lambda: time.monotonic() + offset[0]) as at_work:
+        at_work.rounds(2)
+        offset[0] = jump_s
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "time", lambda: wall() - jump_s)
+            at_work.rounds(2)
+            patch.setattr(time, "time", lambda: wall() + jump_s)
+            at_work.rounds(2)
+        process.send_signal(signal.SIGSTOP)
+        at_work.wait_for("woken", within_s=5)
+    assert at_work.kinds() == ["woken"]
+    assert at_work.sentinel.health().errors == 0
+
+
+CRITICAL = Reading(None, Level.CRITICAL, "3 % of memory available")
+
+
+def test_under_critical_pressure_one_idle_service_goes_and_a_busy_one_stays(
+    servers: Servers, free_port: FreePort, guard: MakeGuard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ports = [free_port(), free_port()]
+    idle, busy = (start_stand_in(servers, port, "--mb", "80") for port in ports)
+    services = {"idle": stand_in(ports[0]), "busy": stand_in(ports[1], priority=-5)}
+    watch = SaidWatch(None)
+    monkeypatch.setattr(watch, "look", lambda scene, now: {"idle": Doing(False, None), "busy": Doing(True, now)})
+    made = guard(services, on_pressure="evict", watch=watch)
+    monkeypatch.setattr(made.gate._memory, "reading", lambda: CRITICAL)
+    with made as at_work:
+        evicted = at_work.wait_for("evicted")
+        at_work.rounds(4)
+    assert at_work.kinds().count("evicted") == 1
+    assert "memory pressure is critical" in evicted.text
+    assert idle.wait(5) == -signal.SIGTERM
+    assert busy.poll() is None
+
+
+def test_under_critical_pressure_the_default_is_to_tell(
+    servers: Servers, free_port: FreePort, guard: MakeGuard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    process = start_stand_in(servers, port, "--mb", "80")
+    made = guard({"idle": stand_in(port)}, watch=SaidWatch(False))
+    monkeypatch.setattr(made.gate._memory, "reading", lambda: CRITICAL)
+    with made as at_work:
+        told = at_work.wait_for("would_evict")
+        at_work.rounds(4)
+    assert at_work.kinds() == ["pressure", "would_evict"]
+    assert told.next == "admit unload idle"
+    assert process.poll() is None

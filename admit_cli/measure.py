@@ -1,0 +1,173 @@
+"""measure: `admit measure`: watches a service, or a command that it starts, and says what budget its peak asks for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from admit_cli import render
+from admit_cli.door import Door, NoService
+from admitd import actuator, budgetfile, capacity, measuring, memory
+from admitd.core import sizing, wire
+from admitd.core.terms import RAM, Service
+from admitd.core.units import to_mb
+from admitd.measuring import LOOK_EVERY_S, Measured, Measuring, in_words
+from admitd.processes import cputime, ps
+
+FOR_S: Final = 60.0
+END_S: Final = 10.0
+
+
+def measure(values: dict[str, Any]) -> int:
+    """Watch, report, and with --write put the budget into capacity.yaml; the exit code."""
+    name, command = values["name"], values["cmd"]
+    if bool(name) == bool(command):
+        raise ValueError("name one service, or a command after --: admit measure NAME, admit measure -- CMD...")
+    if values["write"] and not name:
+        raise ValueError("--write needs the name of a service: admit measure NAME --write")
+    return _service(name, values) if name else _command(command, values)
+
+
+def _service(name: str, values: dict[str, Any]) -> int:
+    gate = Door(values["config"]).inside().house.gate
+    declared = gate.capacity()
+    service = declared.services.get(name)
+    if service is None:
+        raise NoService(f"{declared.path} declares no service {name!r}.")
+    over = threading.Event()
+    watching = _measuring(lambda: measuring.processes_of(gate, name))
+    _watch(watching, FOR_S if values["for_s"] is None else values["for_s"], over.wait, values["json"])
+    if not watching.seen.looks:
+        print(f"admit: {_nothing(watching.seen, name)}", file=sys.stderr)
+        return wire.FAILED
+    budget_mb = to_mb(sizing.budget(watching.seen.most))
+    written = None
+    if values["write"]:
+        path = Path(declared.path)
+        try:
+            written = f"{path}:{budgetfile.write(path, name, budget_mb, _load)}"
+        except budgetfile.ByHand as problem:
+            _report(watching.seen, values["json"], name, service)
+            print(f"admit: {problem}", file=sys.stderr)
+            return wire.FAILED
+    _report(watching.seen, values["json"], name, service, written)
+    return wire.OK
+
+
+def _command(command: list[str], values: dict[str, Any]) -> int:
+    process = actuator.start_foreground(command, sys.stderr if values["json"] else None)
+    identity = ps.identify(process.pid)
+    watching = _measuring(lambda: () if identity is None else (identity,))
+
+    def ended(timeout_s: float) -> bool:
+        try:
+            process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    stopped = not _watch(watching, values["for_s"], ended, values["json"])
+    if stopped:
+        actuator.end_child(process, END_S)
+    if not watching.seen.looks:
+        print(f"admit: {command[0]} ended before it could be looked at", file=sys.stderr)
+        return wire.FAILED
+    _report(watching.seen, values["json"], command[0])
+    if process.returncode == 0 or stopped:
+        return wire.OK
+    print(f"admit: {command[0]} ended with {actuator.exit_text(process.returncode)}", file=sys.stderr)
+    return wire.FAILED
+
+
+def _measuring(who: measuring.Who) -> Measuring:
+    return Measuring(who, memory.for_this_system(), cputime.for_this_system())
+
+
+def _watch(watching: Measuring, for_s: float | None, wait: Callable[[float], bool], as_json: bool) -> bool:
+    """Look until the time is over, `wait` says that there is no more to see (True), or Ctrl-C, which ends the watch
+    and nothing else."""
+    began = time.monotonic()
+    live = sys.stderr.isatty() and not as_json
+    try:
+        while True:
+            now = time.monotonic()
+            held = watching.look(now)
+            if live:
+                shown = f"{in_words(held)} now, {in_words(watching.seen.peak)} at most" if held else "not there yet"
+                print(f"\r\x1b[K{now - began:4.0f} s  {shown}", end="", file=sys.stderr, flush=True)
+            left = LOOK_EVERY_S if for_s is None else began + for_s - time.monotonic()
+            if left <= 0:
+                return False
+            if wait(min(LOOK_EVERY_S, left)):
+                return True
+    except KeyboardInterrupt:
+        return False
+    finally:
+        if live:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _nothing(seen: Measured, name: str) -> str:
+    if seen.unreadable:
+        return f"what {name} holds can't be read; it may belong to another user"
+    return f"no process of {name} was seen; load it first (admit load {name}), or see why: admit explain {name}"
+
+
+def _notes(seen: Measured) -> list[str]:
+    notes = []
+    if seen.was_idle:
+        notes.append("it hardly worked while it was watched; use it as you mean to, with long prompts, and look again")
+    if seen.unreadable:
+        notes.append(f"{seen.unreadable} times it could not be read, and may have held more")
+    return notes
+
+
+def _report(
+    seen: Measured, as_json: bool, what: str, service: Service | None = None, written: str | None = None
+) -> None:
+    budget_mb = to_mb(sizing.budget(seen.most))
+    declared_mb = None if service is None else to_mb(service.budget.get(RAM, 0))
+    if as_json:
+        report = {
+            "service" if service is not None else "command": what,
+            "peak_mb": to_mb(seen.most),
+            "seen_peak_mb": to_mb(seen.peak),
+            "kernel_peak_mb": None if seen.kernel_peak is None else to_mb(seen.kernel_peak),
+            "last_mb": to_mb(seen.last),
+            "ram_budget_mb": budget_mb,
+            "declared_mb": declared_mb,
+            "margin": sizing.MARGIN,
+            "watched_s": round(seen.watched_s, 1),
+            "looks": seen.looks,
+            "processes": len(seen.processes),
+            "cpu_s": None if seen.cpu_s is None else round(seen.cpu_s, 2),
+            "written": written,
+            "notes": _notes(seen),
+        }
+        render.print_json(report)
+        return
+    several = f", {len(seen.processes)} processes" if len(seen.processes) > 1 else ""
+    print(f"{what} held {in_words(seen.peak)} at most, {in_words(seen.last)} last ({seen.watched_s:.0f} s{several})")
+    if seen.kernel_peak is not None and to_mb(seen.kernel_peak) > to_mb(seen.peak):
+        print(f"  {in_words(seen.kernel_peak)} at most since it started, as the kernel has it")
+    told = (
+        ""
+        if declared_mb is None
+        else f"; capacity.yaml said {declared_mb}"
+        if written
+        else f"; declared: {declared_mb}"
+    )
+    print(f"ram_budget_mb: {budget_mb}   # the peak and {sizing.MARGIN - 1:.0%}, rounded up{told}")
+    for note in _notes(seen):
+        print(f"note: {note}")
+    if written:
+        print(f"written to {written}")
+
+
+def _load(path: Path) -> capacity.Capacity:
+    return capacity.load(path, detect_physical=memory.for_this_system().physical)
