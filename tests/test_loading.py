@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from admitd import actuator, loading, probe
+from admitd.core.events import Event
 from admitd.core.ledger import Account
 from admitd.core.terms import RAM, Check, Probe, Process, ProcessId, Service, Sighting, State
 from admitd.processes.table import CannotSee
@@ -38,12 +39,16 @@ END = "while this look is taken, the load_cmd ends"
 
 
 class Machine:
-    """A gate whose looks are the given ones, the last again and again."""
+    """A gate whose looks are the given ones, the last again and again. It keeps what is remembered."""
 
     def __init__(self, *looks: Account | Exception | str) -> None:
         self._looks = list(looks)
         self.records = SimpleNamespace(lease=lambda record_id: None)
         self.load: loading.Load | None = None
+        self.remembered: list[Event] = []
+
+    def record(self, event: Event) -> None:
+        self.remembered.append(event)
 
     def look(self) -> Any:
         if self._looks[0] is END:

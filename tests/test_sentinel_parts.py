@@ -24,6 +24,11 @@ from admitd.vitals import Vitals
 # Hands
 
 
+def note(folder: Path) -> Path:
+    """The file of what one user did to `x`."""
+    return folder / f"hands~{os.getuid()}~x"
+
+
 def test_hands_are_on_a_service_while_it_is_unloaded_and_no_longer(tmp_path: Path) -> None:
     with hands.on(tmp_path, "x"):
         assert hands.look(tmp_path, "x").on
@@ -67,7 +72,7 @@ def test_it_is_written_down_when_it_was_unloaded_and_admitted(tmp_path: Path) ->
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"\0" * 64, b"99999999999999999999", b"nan", b"inf"])
 def test_a_damaged_note_says_nothing(tmp_path: Path, content: bytes) -> None:
     """A time that has not come yet is another boot's."""
-    (tmp_path / f".hands-{os.getuid()}-x").write_bytes(content)
+    note(tmp_path).write_bytes(content)
     assert hands.look(tmp_path, "x") == Hand()
 
 
@@ -79,7 +84,7 @@ def test_where_nothing_can_be_written_the_work_goes_on(tmp_path: Path) -> None:
 
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "else").write_bytes(b"")
-    (tmp_path / f".hands-{os.getuid()}-x").symlink_to(tmp_path / "else")
+    note(tmp_path).symlink_to(tmp_path / "else")
     hands.let_go(tmp_path, "x")
     assert (tmp_path / "else").read_bytes() == b""
 
@@ -178,7 +183,7 @@ def test_a_full_disk_stops_no_round(tmp_path: Path) -> None:
 
 def test_a_lock_that_somebody_holds_shared_is_no_hand_on_it(tmp_path: Path) -> None:
     hands.let_go(tmp_path, "x")
-    fd = os.open(tmp_path / f".hands-{os.getuid()}-x", os.O_RDONLY)
+    fd = os.open(note(tmp_path), os.O_RDONLY)
     try:
         fcntl.flock(fd, fcntl.LOCK_SH)
         assert not hands.look(tmp_path, "x").on
