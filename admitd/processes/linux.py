@@ -27,12 +27,13 @@ STUCK_READERS_MAX: Final = 16
 @dataclass(frozen=True, slots=True)
 class _Swept:
     """What the sweeps of one look gave. `stuck` hang in the kernel, `unreadable` answer with an error, `blank` with
-    nothing."""
+    nothing, `gone` were listed and had ended when their turn came."""
 
     hits: list[Hit]
     stuck: list[str]
     unreadable: list[str]
     blank: list[str]
+    gone: list[str]
 
 
 class LinuxTable:
@@ -82,16 +83,35 @@ class LinuxTable:
     def _look(self, matcher: Matcher, launchers: tuple[int, ...]) -> Look:
         names = self._names()
         swept = self._sweep(names, self._memory_of(matcher))
+        if swept.gone or any(hit not in swept.hits for hit in self._claimed.values()):
+            self._sweep_successors(names, swept, matcher)
+        look = self._seen(names, swept, launchers)
+        seen = {each.process.id.pid for each in look.sightings} | {each.pid for each in look.passed_over}
+        if any(hit.judgement.claims and hit.pid not in seen for hit in swept.hits):
+            self._sweep_successors(names, swept, matcher)  # it was read, and ended before the rest of it was
+            look = self._seen(names, swept, launchers)
+        return look
+
+    def _seen(self, names: list[str], swept: _Swept, launchers: tuple[int, ...]) -> Look:
         self._lines.let_go(names, self._held())
-        hits = swept.hits
-        read = {hit.pid for hit in hits}  # what a thread that was left behind still read counts as well
+        read = {hit.pid for hit in swept.hits}  # what a thread that was left behind still read counts as well
         stuck = [name for name in swept.stuck if int(name) not in read]
         unread = tuple(self._unread(stuck, swept.unreadable))
         unseen = (*stuck, *swept.unreadable, *swept.blank)
-        hits += [self._claimed[name] for name in unseen if name in self._claimed]
+        hits = [*swept.hits, *(self._claimed[name] for name in unseen if name in self._claimed)]
         self._claimed = {str(hit.pid): hit for hit in hits}
         sightings, passed_over = sight(hits, self._details, launchers, os.getpid())
         return Look(len(names), sightings, passed_over, unread, {hit.pid: hit.line for hit in hits})
+
+    def _sweep_successors(self, names: list[str], swept: _Swept, matcher: Matcher) -> None:
+        """Whoever ended while the table was read may have left a child behind that was not listed yet: a server that
+        goes into the background does. So those who came since are read as well."""
+        listed = set(names)
+        came = [name for name in self._names() if name not in listed]
+        names += came
+        more = self._sweep(came, self._memory_of(matcher))
+        for kind in ("hits", "stuck", "unreadable", "blank"):
+            getattr(swept, kind).extend(getattr(more, kind))
 
     def _names(self) -> list[str]:
         try:
@@ -114,7 +134,7 @@ class LinuxTable:
     def _sweep(self, names: Sequence[str], remembered: Remembered) -> _Swept:
         """Read the command lines of `names`, those aside that a left-behind thread still hangs on."""
         self._stuck = {name: sweep for name, sweep in self._stuck.items() if not sweep.finished}
-        swept = _Swept([], [name for name in names if name in self._stuck] if self._stuck else [], [], [])
+        swept = _Swept([], [name for name in names if name in self._stuck] if self._stuck else [], [], [], [])
         todo = [name for name in names if name not in self._stuck] if self._stuck else names
         give_up = time.monotonic() + LOOK_BOUND_S
         while todo:
@@ -127,6 +147,7 @@ class LinuxTable:
             swept.hits.extend(sweep.hits)
             swept.unreadable.extend(sweep.unreadable)
             swept.blank.extend(sweep.blank)
+            swept.gone.extend(sweep.gone)
             if hung is None:
                 todo = todo[sweep.at :]
                 continue

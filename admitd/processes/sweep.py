@@ -165,12 +165,13 @@ class Sweep:
     """One pass over `names`; written by the reading thread, watched by the one that asked.
 
     `at` is how many of the names were dealt with, and so the index of the one being read. `unreadable` are there and
-    would not be read, `blank` showed nothing.
+    would not be read, `blank` showed nothing, `gone` had ended
+    (as a kernel thread seems to that is not known for one yet).
     """
 
     __slots__ = (
         *("_done", "_lines", "_names", "_remembered", "_told_to_stop"),
-        *("at", "blank", "finished", "hits", "unreadable"),
+        *("at", "blank", "finished", "gone", "hits", "unreadable"),
     )
 
     def __init__(self, lines: CommandLines, names: Sequence[str], remembered: Remembered) -> None:
@@ -184,6 +185,7 @@ class Sweep:
         self.hits: list[Hit] = []
         self.unreadable: list[str] = []
         self.blank: list[str] = []
+        self.gone: list[str] = []
 
     def run(self) -> None:
         """Read and judge. In the reading thread."""
@@ -234,6 +236,8 @@ class Sweep:
             judgement = self._remembered.judge(line)
             if judgement is not None:
                 self.hits.append(Hit(int(name), judgement, line))
+        elif name not in self._lines.kernel:
+            self.gone.append(name)
 
     def wait(self, reader: Reader, give_up: float) -> int | None:
         """Wait until it has stopped, at its end or before; or the index of what the thread hangs on and is left with.

@@ -311,3 +311,34 @@ def test_a_process_of_which_nothing_can_be_read_is_passed_by(fake: FakeProc, mon
     Refusing(monkeypatch, {f"{fake.root}/2/{each}": errno.EACCES for each in ("cmdline", "stat")})
     look = LinuxTable(root=str(fake.root)).look(MATCH)
     assert (look.sightings, look.unread, look.count) == ((), (), 2)
+
+
+@pytest.mark.parametrize("ends", ["before it is read", "after it was read"])
+def test_a_successor_that_came_meanwhile_is_seen(fake: FakeProc, monkeypatch: pytest.MonkeyPatch, ends: str) -> None:
+    """A server that goes into the background ends after it was listed; its child was not listed yet."""
+    fake.add(5, nul("mlx_lm.server"))
+    table = LinuxTable(root=str(fake.root))
+    listed, read = CommandLines.names, CommandLines.read
+
+    def fork(name: str) -> None:
+        if name == "5":
+            fake.remove(5)
+            fake.add(6, nul("mlx_lm.server"))
+
+    def names_and_fork(lines: CommandLines) -> list[str]:
+        names = listed(lines)
+        if "5" in names:
+            fork("5")
+        return names
+
+    def read_and_fork(lines: CommandLines, name: str) -> bytes | None:
+        line = read(lines, name)
+        fork(name)
+        return line
+
+    if ends == "before it is read":
+        monkeypatch.setattr(CommandLines, "names", names_and_fork)
+    else:
+        monkeypatch.setattr(CommandLines, "read", read_and_fork)
+    assert pids(table.look(MATCH).sightings) == [6]
+    table.close()
