@@ -230,10 +230,12 @@ class Reservations:
             raise NotRecorded(f"{self.where} cannot be read: {problem.strerror}") from problem
 
     def _names(self, record_id: str) -> list[str]:
+        """The names of the records with this id; whatever else is in the folder is no record."""
         try:
-            return [name for name in os.listdir(self.where) if _id(name) == record_id]
+            told = {name: records.label(name) for name in os.listdir(self.where)}
         except OSError:
             return []
+        return [name for name, label in told.items() if label is not None and label.id == record_id]
 
     def _remove(self, name: str) -> bool:
         try:

@@ -17,9 +17,11 @@ from admitd.boot import boot_id, since_boot_s
 from admitd.core.acts import Tell
 from admitd.core.events import Entry, Event
 from admitd.core.terms import ProcessId
+from admitd.gate import Ask
 from admitd.hands import Hand
 from admitd.processes.glimpse import Glimpse, glimpse
 from admitd.vitals import Vitals
+from tests.gates import decided, gate, held, reservations
 
 # Hands
 
@@ -87,6 +89,19 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     note(tmp_path).symlink_to(tmp_path / "else")
     hands.let_go(tmp_path, "x")
     assert (tmp_path / "else").read_bytes() == b""
+
+
+def test_what_is_written_down_outlives_decisions_and_is_no_record(tmp_path: Path) -> None:
+    """It lies beside the reservations, and they are given back and cleared away."""
+    records = reservations(tmp_path)
+    first = held(decided(gate(records), Ask("first"))[0])
+    hands.let_go(tmp_path, "x")
+    assert not records.give_back("x")
+    assert not records.give_back("lock")
+    assert records.give_back(first.id)
+    decided(gate(records), Ask("second"))
+    assert hands.look(tmp_path, "x").unloaded_at is not None
+    assert (tmp_path / "lock").exists()
 
 
 # Glimpses

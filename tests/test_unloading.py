@@ -5,12 +5,14 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from admitd import unloading
+from admitd import hands, unloading
+from admitd.core.events import Event
 from admitd.core.ledger import Account
 from admitd.core.terms import RAM, Process, ProcessId, Reading, Reservation, Service, Sighting, State
 from admitd.processes.table import CannotSee
@@ -33,12 +35,21 @@ Look = tuple[Account, int] | Account | Exception
 
 
 class Machine:
-    """A gate whose looks are the given ones, the last again and again; with how many MB are available at each."""
+    """A gate whose looks are the given ones, the last again and again; with how many MB are available at each. It
+    keeps what is remembered, and whether somebody had his hands on it at each look; its notes are at `where`."""
+
+    where: Path
 
     def __init__(self, *looks: Look) -> None:
         self._looks = list(looks)
         self.table = None
         self.looked = 0
+        self.records = SimpleNamespace(where=self.where)
+        self.remembered: list[Event] = []
+        self.in_hands: list[bool] = []
+
+    def record(self, event: Event) -> None:
+        self.remembered.append(event)
 
     def capacity(self) -> Any:
         return None
@@ -48,6 +59,7 @@ class Machine:
 
     def look(self) -> Any:
         self.looked += 1
+        self.in_hands.append(hands.look(self.records.where, "coder").on)
         seen = self._looks[0] if len(self._looks) == 1 else self._looks.pop(0)
         if isinstance(seen, Exception):
             raise seen
@@ -63,8 +75,9 @@ Sent = list[tuple[int, signal.Signals]]
 
 
 @pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
+def sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Sent:
     """The signals that would have been sent; time passes only while it is slept."""
+    monkeypatch.setattr(Machine, "where", tmp_path, raising=False)
     now = [1000.0]
     monkeypatch.setattr(unloading.time, "sleep", lambda s: now.__setitem__(0, now[0] + s))
     monkeypatch.setattr(unloading.time, "monotonic", lambda: now[0])
@@ -216,3 +229,39 @@ def test_two_looks_must_agree_that_it_is_gone(sent: Sent) -> None:
     outcome, _ = unload(there(ONE), gone(), there(TWO))
     assert isinstance(outcome, unloading.UnloadTimedOut)
     assert outcome.pids == (4712,)
+
+
+def test_it_is_in_somebodys_hands_until_it_is_gone_and_then_written_down(sent: Sent) -> None:
+    machine: Any = Machine(there(ONE), there(ONE), gone())
+    assert isinstance(unloading.unload(machine, "coder", list[str]().append), unloading.Unloaded)
+    assert all(machine.in_hands)
+    hand = hands.look(machine.where, "coder")
+    assert not hand.on
+    assert hand.unloaded_at is not None
+    assert [event.kind for event in machine.remembered] == ["unloaded"]
+
+
+def test_what_could_not_be_unloaded_is_remembered_and_not_written_down_as_unloaded(sent: Sent) -> None:
+    machine: Any = Machine(there(ONE))
+    assert isinstance(unloading.unload(machine, "coder", list[str]().append), unloading.UnloadTimedOut)
+    assert hands.look(machine.where, "coder") == hands.Hand()
+    assert [(event.kind, event.numbers.get("pids")) for event in machine.remembered] == [("unload_failed", "4711")]
+
+
+def test_what_was_not_there_is_wanted_gone_all_the_same(sent: Sent) -> None:
+    """Nothing happened, so nothing is remembered; but the sentinel brings back nothing that a user let go."""
+    machine: Any = Machine(gone())
+    assert isinstance(unloading.unload(machine, "coder", list[str]().append), unloading.Unloaded)
+    assert hands.look(machine.where, "coder").unloaded_at is not None
+    assert machine.remembered == []
+
+
+def test_close_asks_by_signals_alone_and_kills_after_its_grace(sent: Sent) -> None:
+    with_command = replace(SERVICE, unload_cmd=("/bin/false",))
+    machine: Any = Machine(*[there(ONE, service=with_command)] * 30, gone(with_command))
+    said: list[str] = []
+    outcome = unloading.close(machine, "coder", said.append, grace_s=1.0)
+    assert isinstance(outcome, unloading.Unloaded)
+    assert 1.0 <= outcome.took_s < SERVICE.unload_timeout_s
+    assert sent == [(4711, signal.SIGTERM), (4711, signal.SIGKILL)]
+    assert all(machine.in_hands)
