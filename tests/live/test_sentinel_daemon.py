@@ -44,7 +44,7 @@ class Daemon:
         process = self._servers.start(
             "admit", "--config", self._file, "daemon", "run", "--port", str(self._port), env=self._env
         )
-        wait_until(self._is_up, 30, "the daemon listens")
+        wait_until(self._is_up, 30, lambda: "the daemon listens")
         return process
 
     def ask(self, path: str) -> Any:
@@ -86,15 +86,15 @@ def test_killed_in_the_middle_of_a_recovery_nothing_needs_repair(
     slow["load_cmd"] = f"sleep 6; exec {slow['load_cmd']}"
     daemon = Daemon(servers, tmp_path, free_port(), {"chat": slow})
     first = daemon.start()
-    wait_until(lambda: "admitted" in daemon.kinds(), 30, "the load begins")
+    wait_until(lambda: "admitted" in daemon.kinds(), 30, lambda: "the load begins")
     first.kill()
     first.wait()
     daemon.start()
     assert [held["service"] for held in daemon.ask("/capacity")["reservations"]] == ["chat"]
-    wait_until(lambda: listens(port), 30, "what the first daemon started goes on")
-    wait_until(lambda: daemon.ask("/capacity")["reservations"] == [], 10, "and its reservation ends")
+    wait_until(lambda: listens(port), 30, lambda: "what the first daemon started goes on")
+    wait_until(lambda: daemon.ask("/capacity")["reservations"] == [], 10, lambda: "and its reservation ends")
     before = hits(port)
-    wait_until(lambda: hits(port) >= before + 2, 20, "it is probed, and answers")
+    wait_until(lambda: hits(port) >= before + 2, 20, lambda: "it is probed, and answers")
     told = daemon.ask("/events")["events"]
     assert [each["kind"] for each in told].count("recovering") == 1
     assert any("in the middle of recovering chat" in each["text"] for each in told)
