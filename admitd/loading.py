@@ -6,7 +6,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -95,10 +95,22 @@ class Load:
         """Look until there is an outcome. Interrupt it at any time: what was started goes on by itself."""
         for outcome in self._looks(on_progress):
             if outcome is not None:
-                self._gate.record(_remembered(self._service, outcome))
-                return outcome
+                ended = self._as_it_is_now(outcome) if self._service.probe is not None else outcome
+                self._gate.record(_remembered(self._service, ended))
+                return ended
             time.sleep(LOOK_EVERY_S)
         raise AssertionError("the looks end only with an outcome")
+
+    def _as_it_is_now(self, up: Outcome) -> Outcome:
+        """Its weights may have come in while it was probed: what it holds is read once it has answered."""
+        if not isinstance(up, Loaded):
+            return up
+        up = replace(up, took_s=time.monotonic() - self._began)
+        try:
+            account = self._gate.look().ledger.account(self._service)
+        except (CannotSee, NotRecorded):
+            return up
+        return replace(up, measured=account.measured or up.measured)
 
     def tail(self) -> tuple[str, ...]:
         """The last lines that this load wrote to its log."""

@@ -23,6 +23,8 @@ LOOK_EVERY_S: Final = 0.1
 BACK_SHARE: Final = 0.75
 BACK_WAIT_S: Final = 5.0
 """Memory comes back a moment after its process has gone: Ollama waits up to 5 s for 75 % of it (server/sched.go)."""
+BACK_TOLD: Final = 0.5
+"""Less than this after all that is worth a word; between the two the kernel is only late to count what it got back."""
 BACK_LEAST: Final = 64 * MIB
 """Less than this is lost in what other processes take and give meanwhile, and not waited for."""
 KILL_WAIT_S: Final = 10.0
@@ -254,6 +256,8 @@ def _wait_until_back(gate: Gate, before: Scene, account: Account) -> tuple[Amoun
         if back is None or held < BACK_LEAST or back.get(RAM, 0) >= BACK_SHARE * held:
             return back, ""
         if time.monotonic() >= give_up:
+            if back.get(RAM, 0) >= BACK_TOLD * held:
+                return back, ""
             note = (
                 f"{free_to_mb(max(0, back.get(RAM, 0)))} MB of the {to_mb(held)} MB it held are back so far: "
                 "something else took the rest, or the system has not let go of it"
