@@ -193,6 +193,13 @@ def test_but_not_for_ever(sent: Sent) -> None:
     assert unloading.BACK_WAIT_S <= outcome.took_s < unloading.BACK_WAIT_S + 1
 
 
+def test_where_the_kernel_is_only_late_to_count_it_is_waited_for_and_no_word_said(sent: Sent) -> None:
+    outcome, _ = unload((there(ONE, held_mb=1000), 500), (gone(), 1010))
+    assert isinstance(outcome, unloading.Unloaded)
+    assert (outcome.back, outcome.note) == ({RAM: 510 * MIB}, "")
+    assert outcome.took_s >= unloading.BACK_WAIT_S
+
+
 def test_a_mention_that_is_left_is_no_reason_to_wait(sent: Sent) -> None:
     mention = Account(SERVICE, State.LOADED, {}, None, (Sighting("coder", TWO, mention=True, program="tail"),))
     outcome, _ = unload(there(ONE), mention)

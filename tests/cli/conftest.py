@@ -127,7 +127,8 @@ class Desk:
 
     def held(self) -> list[str]:
         """The records of the machine: reservations and places in the queue."""
-        return [name for name in os.listdir(self.state) if "~" in name] if self.state.exists() else []
+        names = os.listdir(self.state) if self.state.exists() else []
+        return [name for name in names if name.startswith(("held~", "waiting~"))]
 
     # Commands.
 

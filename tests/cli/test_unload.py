@@ -156,4 +156,5 @@ def test_it_waits_until_the_memory_is_back(desk: Desk) -> None:
     desk.declare(desk.service("coder"))
     desk.start_by_hand("coder", "--hold-mb", "300")
     body = desk.admit("unload", "coder", "--json").must(0).json
-    assert body["back_mb"] >= 225 or "are back so far" in body["note"]
+    assert body["back_mb"] >= 225 or body["took_s"] >= 5, "three quarters, or all the time it has"
+    assert body["back_mb"] >= 150 or "are back so far" in body["note"]
