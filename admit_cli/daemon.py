@@ -7,7 +7,7 @@ from typing import Any
 
 from admit_cli.door import BadSetting
 from admit_cli.tell import tell
-from admitd import daemon, places, serving
+from admitd import daemon, places, processes, serving
 from admitd.core import wire
 
 
@@ -19,6 +19,8 @@ def run(values: dict[str, Any]) -> int:
         raise BadSetting(str(problem)) from problem
     try:
         daemon.run(os.environ, values["config"], port)
+    except processes.NoSuchReader as problem:
+        raise BadSetting(str(problem)) from problem
     except serving.PortTaken as problem:
         tell(f"admitd: {problem}")
         return wire.FAILED

@@ -15,7 +15,6 @@ from admitd.modelfiles.bounded import BadFile
 
 CONTEXT: Final = 8192
 """Tokens where none are named; fewer where the model was made for fewer."""
-MOST: Final = 100_000_000
 _SHOWN_TYPES: Final = 3
 
 
@@ -28,8 +27,8 @@ def estimate(values: dict[str, Any]) -> int:
         print(f"admit: {problem}", file=sys.stderr)
         return wire.FAILED if isinstance(problem, BadFile) else wire.NO_SUCH
     trained = files.shape.context
-    tokens = _number(values["context"], "--context") or min(CONTEXT, trained or CONTEXT)
-    parallel = _number(values["parallel"], "--parallel") or 1
+    tokens = values["context"] or min(CONTEXT, trained or CONTEXT)
+    parallel = values["parallel"] or 1
     attention = Attention.FUSED if sys.platform == "darwin" else Attention.WHOLE
     found = sizing.estimate(files, tokens, parallel, attention)
     notes = [*files.notes, *_notes(files, tokens)]
@@ -38,14 +37,6 @@ def estimate(values: dict[str, Any]) -> int:
     else:
         print(_as_text(path, files, found, notes))
     return wire.OK
-
-
-def _number(text: str | None, option: str) -> int | None:
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 0 < int(text) <= MOST):
-        raise ValueError(f"{option} {text[:20]!r} is not a number from 1 to {MOST}; write for example {option} 4096")
-    return int(text)
 
 
 def _notes(files: ModelFiles, tokens: int) -> list[str]:

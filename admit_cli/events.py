@@ -31,7 +31,7 @@ def events(values: dict[str, Any]) -> int:
     """Print what was written down; with --follow until Ctrl-C."""
     path = Path(places.user_folder(os.environ), NAME)
     service, as_json = values["service"], values["json"]
-    since = None if values["since"] is None else parse_since(values["since"], time.time())
+    since = values["since"]
     tail = trail.Tail(path) if values["follow"] else None
     entries = trail.read(path, since, service, LAST if since is None else MOST)
     try:
@@ -58,7 +58,7 @@ def parse_since(text: str, now: float) -> float:
     try:
         return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError, OSError):
-        raise ValueError(f"--since {text!r} is no time; write for example 1h, 7d or 2026-11-21T10:00") from None
+        raise ValueError(f"{text!r} is no time; write for example 1h, 7d or 2026-11-21T10:00") from None
 
 
 def line(entry: Entry) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from admit_cli import render
-from admit_cli.door import Door, NoService
+from admit_cli.door import BadSetting, Door, NoService
 from admitd import actuator, budgetfile, capacity, measuring, memory
 from admitd.core import sizing, wire
 from admitd.core.terms import RAM, Service
@@ -27,9 +27,9 @@ def measure(values: dict[str, Any]) -> int:
     """Watch, report, and with --write put the budget into capacity.yaml; the exit code."""
     name, command = values["name"], values["cmd"]
     if bool(name) == bool(command):
-        raise ValueError("name one service, or a command after --: admit measure NAME, admit measure -- CMD...")
+        raise BadSetting("name one service, or a command after --: admit measure NAME, admit measure -- CMD...")
     if values["write"] and not name:
-        raise ValueError("--write needs the name of a service: admit measure NAME --write")
+        raise BadSetting("--write needs the name of a service: admit measure NAME --write")
     return _service(name, values) if name else _command(command, values)
 
 

@@ -9,8 +9,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-FLAG, TEXT, DURATION, PORT = "flag", "text", "duration", "port"
+FLAG, TEXT, DURATION, PORT, COUNT, MOMENT = "flag", "text", "duration", "port", "count", "moment"
 LONGEST_WAIT_S = 86_400.0
+MOST = 100_000_000
 
 
 class Option:
@@ -75,7 +76,21 @@ def convert(option: Option, text: str) -> Any:
         from admitd.places import parse_port
 
         return parse_port(text, option.flag)
+    if option.kind == COUNT:
+        return _count(text)
+    if option.kind == MOMENT:
+        import time
+
+        from admit_cli.events import parse_since
+
+        return parse_since(text, time.time())
     return text
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 0 < int(text) <= MOST):
+        raise ValueError(f"{text[:20]!r} is no count; write a number from 1 to {MOST}, for example 4096")
+    return int(text)
 
 
 CONFIG = Option("--config", TEXT, "The capacity.yaml to go by, instead of the one found by default.", "FILE")
@@ -166,7 +181,7 @@ COMMANDS = (
     Command(
         "events",
         "admit_cli.events:events",
-        "Show what was done and found: admissions, loads, recoveries, what was closed and why.",
+        "Show what was done and found. Admissions, loads, recoveries, what was closed and why.",
         (
             "admit events                     # the last 100",
             "admit events --since 1h --service coder",
@@ -176,29 +191,29 @@ COMMANDS = (
         (
             Option("--follow", FLAG, "Go on with what comes, until Ctrl-C."),
             Option("--service", TEXT, "Only what concerns this service.", "NAME"),
-            Option("--since", TEXT, "Not older than this: 90s, 1h, 7d, or 2026-11-21T10:00.", "WHEN"),
+            Option("--since", MOMENT, "Not older than this: 90s, 1h, 7d, or 2026-11-21T10:00.", "WHEN"),
             JSON,
         ),
     ),
     Command(
         "estimate",
         "admit_cli.estimate:estimate",
-        "What a model will hold, from its own files: weights, cache at a context length, scratch. Nothing is loaded.",
+        "What a model will hold, told from its files. Weights, cache at a context length, scratch; nothing is loaded.",
         (
             "admit estimate ~/models/Qwen3-8B-4bit",
             "admit estimate llama-3.gguf --context 32768 --parallel 4",
         ),
         (Argument("path", "A GGUF file, or a folder with config.json and safetensors."),),
         (
-            Option("--context", TEXT, "Tokens of one request, prompt and answer; 8192 otherwise.", "N"),
-            Option("--parallel", TEXT, "Requests at once; 1 otherwise.", "N"),
+            Option("--context", COUNT, "Tokens of one request, prompt and answer; 8192 otherwise.", "N"),
+            Option("--parallel", COUNT, "Requests at once; 1 otherwise.", "N"),
             JSON,
         ),
     ),
     Command(
         "measure",
         "admit_cli.measure:measure",
-        "Watch a service, or a command, while it is used: its peak, and the budget that this asks for.",
+        "Watch a service or a command: its peak, and the budget it needs.",
         (
             "admit measure coder              # for 60 s, or until Ctrl-C; use it meanwhile",
             "admit measure coder --for 10m --write",

@@ -31,20 +31,19 @@ def run(environ: Mapping[str, str], config: str | None, port: int) -> None:
     # Before what takes time to import: who starts a second one is told at once, and who asks meanwhile only waits.
     sockets = serving.listen(port, None if unix is None else Path(unix))
     note = places.note_path(environ, port)
-    sentinel = house.sentinel(port)
-    notifier = Notifier(lambda: house.gate.capacity().sentinel, house.journal.write)
-    house.journal.listen(notifier.tell)
-
-    def ready() -> None:
-        house.journal.write(_started(house.gate, port))
-        sentinel.start()
-        where = f"http://127.0.0.1:{port}" + (f" and {unix}" if unix else "")
-        print(f"admitd {__version__} listens on {where}", file=sys.stderr)
-        print(_in_force(house.gate), file=sys.stderr, flush=True)
-
     with _taken_down(*(path for path in (note, unix) if path is not None)) as take_down:
         with open(note, "w", encoding="utf-8") as out:
             out.write(f"{os.getpid()}\n{os.path.abspath(house.watched.path)}\n")
+        sentinel = house.sentinel(port)
+        notifier = Notifier(lambda: house.gate.capacity().sentinel, house.journal.write)
+        house.journal.listen(notifier.tell)
+
+        def ready() -> None:
+            house.journal.write(_started(house.gate, port))
+            sentinel.start()
+            where = f"http://127.0.0.1:{port}" + (f" and {unix}" if unix else "")
+            print(f"admitd {__version__} listens on {where}", file=sys.stderr)
+            print(_in_force(house.gate), file=sys.stderr, flush=True)
 
         def ending() -> None:
             take_down()

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from admitd import serving
 from admitd.doorkeeper import App
 
+ROOT = Path(__file__).parents[1]
 ADMIT = Path(sys.executable).with_name("admit")
 CAPACITY = """\
 hosts:
@@ -254,7 +255,8 @@ class Daemon(Door):
 
     def records(self) -> list[str]:
         """The reservations and places in the queue that are written down."""
-        return sorted(path.name for path in self.state_folder.iterdir() if "~" in path.name)
+        names = [path.name for path in self.state_folder.iterdir()]
+        return sorted(name for name in names if "~" in name and not name.startswith("hands~"))
 
     def admit(self, *words: str) -> subprocess.CompletedProcess[str]:
         environ = {**self.environ, "ADMIT_PORT": str(self.port)}
@@ -268,6 +270,7 @@ def prepared(folder: Path, services: str, home: Path) -> Daemon:
     folder.mkdir(exist_ok=True)
     environ = {
         "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
         "HOME": str(home),
         "ADMIT_STATE_DIR": str(folder / "state"),
         "ADMIT_CONFIG": str(folder / "capacity.yaml"),

@@ -20,8 +20,10 @@ from admitd import api, capacity, memory, schemas
 from admitd.acting import Acting
 from admitd.core import wire
 from admitd.doorkeeper import App, Doorkeeper
+from admitd.eventstream import Streams
 from admitd.flight import Flight
 from admitd.gate import Gate
+from admitd.journal import Journal
 from admitd.processes.table import CannotSee
 from admitd.reservations import Reservations
 from tests import daemons
@@ -258,6 +260,7 @@ class TestErrors:
         ("DELETE", "/reservations/0123456789abcdef", None),
         ("POST", "/services/big/load", {}),
         ("POST", "/services/big/unload", {}),
+        ("GET", "/events?limit=5", None),
         ("GET", "/healthz", None),
         ("GET", "/openapi.json", None),
     )
@@ -493,7 +496,8 @@ def _application(folder: Path, table: Any) -> Callable[[int], App]:
     records.prepare()
     flight = Flight(Gate(lambda: (loaded, ()), table, memory.for_this_system(), records))
     acting = Acting(flight, {"HOME": str(folder)})
-    return lambda port: Doorkeeper(api.build(flight, acting, "the-token-of-this-test", ""), port)
+    streams = Streams(Journal(folder / "journal.jsonl"))
+    return lambda port: Doorkeeper(api.build(flight, acting, streams, "the-token-of-this-test", ""), port)
 
 
 @pytest.fixture
@@ -528,7 +532,7 @@ class TestWhatCannotBeSeen:
         with served(_application(tmp_path, _Blind())) as door:
             door.token = "the-token-of-this-test"
             for method, path, body in TestErrors.ROUTES:
-                if path in ("/openapi.json", "/reservations/0123456789abcdef"):
+                if path in ("/openapi.json", "/events?limit=5", "/reservations/0123456789abcdef"):
                     continue
                 asked = {"service": "x"} if path == "/admit" else body
                 headers = {"Authorization": f"Bearer {door.token}"}

@@ -125,6 +125,7 @@ class TestStarting:
             (lambda d: d.capacity_file.write_text("services: 1\n"), 78, "capacity.yaml"),
             (lambda d: d.capacity_file.unlink(), 66, "capacity.yaml"),
             (lambda d: d.state_folder.write_text(""), 1, "is not a folder"),
+            (lambda d: d.environ.update(ADMIT_PROCESS_READER="guess"), 64, "ADMIT_PROCESS_READER='guess'"),
         ],
     )
     def test_what_cannot_be_gone_by_is_told(
@@ -244,7 +245,7 @@ class TestEnding:
     def test_is_clean(self, daemon: Daemon, sig: signal.Signals) -> None:
         daemon.capacity()
         assert daemon.stop(sig, 5.0) == 0
-        assert sorted(path.name for path in daemon.places.iterdir()) == ["token"]
+        assert sorted(path.name for path in daemon.places.iterdir()) == ["journal.jsonl", "journal.lock", "token"]
         assert quiet(daemon), daemon.log
         daemon.start()
 
