@@ -16,6 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from admitd.machinelock import Busy, NotRecorded, take
+
+ON_WAIT_S: Final = 0.1
+"""Whoever looks holds the lock for microseconds; whoever holds it longer has his hands on it too."""
 _READ_MAX: Final = 64
 _UNLOADED: Final = 0
 _ADMITTED: Final = 32
@@ -25,9 +29,9 @@ _ADMITTED: Final = 32
 def on(folder: Path, service: str) -> Iterator[None]:
     """Have one's hands on a service. Where that cannot be written down, the work goes on all the same."""
     fd = None
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, Busy, NotRecorded):
         fd = os.open(_path(folder, service), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        take(fd, time.monotonic() + ON_WAIT_S, lambda: Busy(service))
     try:
         yield
     finally:

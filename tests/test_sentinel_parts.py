@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -53,6 +54,18 @@ def test_the_lock_goes_with_its_holder(tmp_path: Path) -> None:
 
 def test_two_may_have_their_hands_on_one_service(tmp_path: Path) -> None:
     with hands.on(tmp_path, "x"), hands.on(tmp_path, "x"):
+        assert hands.look(tmp_path, "x").on
+
+
+def test_whoever_only_looks_keeps_nobodys_hands_off(tmp_path: Path) -> None:
+    """A look holds the lock for a moment, and that moment may be the one in which an unload begins."""
+    hands.let_go(tmp_path, "x")
+    looking = os.open(note(tmp_path), os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    looked = threading.Timer(hands.ON_WAIT_S / 4, os.close, [looking])
+    looked.start()
+    with hands.on(tmp_path, "x"):
+        looked.join()
         assert hands.look(tmp_path, "x").on
 
 
