@@ -163,7 +163,7 @@ class Sentinel:
         if what != before or self._clock() - at >= SAME_ERROR_S:
             self._last_error = (what, self._clock())
             text = f"A round of the sentinel failed ({what}); the next one comes."
-            self._tell(Event("sentinel_error", text, Severity.WARNING, None, "admit doctor", {"errors": self._errors}))
+            self._tell(Event("sentinel_error", text, Severity.WARNING, None, "admit events", {"errors": self._errors}))
 
     def _round(self) -> float:
         """One round; returns the seconds until the next."""
