@@ -193,6 +193,29 @@ def test_a_command_that_cannot_be_started(follow: Follow) -> None:
         follow(with_(load_cmd=None), NOTHING)
 
 
+@pytest.mark.parametrize(
+    ("changes", "looks", "kinds"),
+    [
+        ({}, (THERE,), ["loaded"]),
+        ({"load_cmd": "exit 2"}, (END, NOTHING), ["load_failed"]),
+        ({"load_timeout_s": 1.0}, (NOTHING,), ["load_failed"]),
+    ],
+)
+def test_what_it_came_to_is_remembered_once(
+    follow: Follow, changes: dict[str, Any], looks: tuple[Any, ...], kinds: list[str]
+) -> None:
+    _, _, load = follow(with_(**changes), *looks)
+    machine: Any = load._gate
+    assert [event.kind for event in machine.remembered] == kinds
+
+
+def test_a_command_that_cannot_be_started_is_remembered(tmp_path: Path) -> None:
+    machine: Any = Machine(NOTHING)
+    with pytest.raises(actuator.CannotStart):
+        loading.Load(machine, with_(load_cmd=("/no/such",)), tmp_path / "log", None)
+    assert [event.kind for event in machine.remembered] == ["load_failed"]
+
+
 def test_the_lease_goes_to_what_is_started_and_not_to_us(tmp_path: Path) -> None:
     lease_file = tmp_path / "lease"
     lease_file.touch()
