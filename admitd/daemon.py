@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 from admitd import __version__, places, serving
 from admitd.app import descriptors_to_keep, furnish
@@ -19,28 +18,36 @@ from admitd.gate import Gate
 
 def run(environ: Mapping[str, str], config: str | None, port: int) -> None:
     """Serve until SIGTERM or SIGINT. Raises serving.PortTaken, places.UnsafePlace and all that furnish raises."""
-    for sig in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(sig, _leave)  # until the server has begun, and listens to them itself
+    gc.disable()  # until all is imported: it finds nothing there to collect, and takes a tenth of the time
     house = furnish(environ, config, keep=descriptors_to_keep())
     places.make_private(places.user_folder(environ))
     unix = places.socket_path(environ, port)
-    # Before what takes time to import: who starts a second one is told at once, and who asks meanwhile only waits.
-    sockets = serving.listen(port, None if unix is None else Path(unix))
     note = places.note_path(environ, port)
 
     def ready() -> None:
+        gc.freeze()  # nor is there anything to find later in what stays for good
+        gc.enable()
         where = f"http://127.0.0.1:{port}" + (f" and {unix}" if unix else "")
         print(f"admitd {__version__} listens on {where}", file=sys.stderr)
         print(_in_force(house.gate), file=sys.stderr, flush=True)
 
-    with _taken_down(*(path for path in (note, unix) if path is not None)) as take_down:
+    with _signals_held(), contextlib.ExitStack() as ending:
+        # Before what takes time to import: who starts a second one is told at once, and who asks meanwhile only waits.
+        sockets = serving.listen(port, None if unix is None else Path(unix))
+        take_down = ending.enter_context(_taken_down(*(path for path in (note, unix) if path is not None)))
         with open(note, "w", encoding="utf-8") as out:
             out.write(f"{os.getpid()}\n{os.path.abspath(house.watched.path)}\n")
         serving.serve(serving.server(house.application(port), ready, take_down), sockets)
 
 
-def _leave(sig: int, frame: FrameType | None) -> NoReturn:
-    sys.exit(0)
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """From the first file that must be removed again, until the server listens to signals itself, they wait."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, serving.ENDED_BY)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
