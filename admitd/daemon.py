@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 from admitd import __version__, places, serving
 from admitd.app import descriptors_to_keep, furnish
@@ -23,22 +22,25 @@ from admitd.notify import Notifier
 
 def run(environ: Mapping[str, str], config: str | None, port: int) -> None:
     """Serve until SIGTERM or SIGINT. Raises serving.PortTaken, places.UnsafePlace and all that furnish raises."""
-    for sig in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(sig, _leave)  # until the server has begun, and listens to them itself
+    gc.disable()  # until all is imported: it finds nothing there to collect, and takes a tenth of the time
     house = furnish(environ, config, keep=descriptors_to_keep())
     places.make_private(places.user_folder(environ))
     unix = places.socket_path(environ, port)
-    # Before what takes time to import: who starts a second one is told at once, and who asks meanwhile only waits.
-    sockets = serving.listen(port, None if unix is None else Path(unix))
     note = places.note_path(environ, port)
-    with _taken_down(*(path for path in (note, unix) if path is not None)) as take_down:
+    with _signals_held(), contextlib.ExitStack() as ends:
+        # Before what takes time to import: who starts a second one is told at once, and who asks meanwhile only waits.
+        sockets = serving.listen(port, None if unix is None else Path(unix))
+        take_down = ends.enter_context(_taken_down(*(path for path in (note, unix) if path is not None)))
         with open(note, "w", encoding="utf-8") as out:
             out.write(f"{os.getpid()}\n{os.path.abspath(house.watched.path)}\n")
         sentinel = house.sentinel(port)
         notifier = Notifier(lambda: house.gate.capacity().sentinel, house.journal.write)
+        ends.callback(notifier.close)
         house.journal.listen(notifier.tell)
 
         def ready() -> None:
+            gc.freeze()  # nor is there anything to find later in what stays for good
+            gc.enable()
             house.journal.write(_started(house.gate, port))
             sentinel.start()
             where = f"http://127.0.0.1:{port}" + (f" and {unix}" if unix else "")
@@ -49,16 +51,19 @@ def run(environ: Mapping[str, str], config: str | None, port: int) -> None:
             take_down()
             house.streams.stop()
 
-        try:
-            serving.serve(serving.server(house.application(port, sentinel), ready, ending), sockets)
-            sentinel.stop()
-            house.journal.write(Event("daemon_stopped", "the daemon was stopped", numbers={"pid": os.getpid()}))
-        finally:
-            notifier.close()
+        serving.serve(serving.server(house.application(port, sentinel), ready, ending), sockets)
+        sentinel.stop()
+        house.journal.write(Event("daemon_stopped", "the daemon was stopped", numbers={"pid": os.getpid()}))
 
 
-def _leave(sig: int, frame: FrameType | None) -> NoReturn:
-    sys.exit(0)
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """From the first file that must be removed again, until the server listens to signals itself, they wait."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, serving.ENDED_BY)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -36,6 +36,7 @@ TURNED_AWAY_MAX: Final = 32
 """How many more are told that it is full; whoever comes after them is cut off, so that descriptors do not run out."""
 PIPELINED_MAX: Final = 16
 GRACE_S: Final = 5
+ENDED_BY: Final = (signal.SIGTERM, signal.SIGINT)
 HEADERS: Final = (
     ("x-content-type-options", "nosniff"),
     ("cross-origin-resource-policy", "same-origin"),
@@ -214,8 +215,9 @@ class QuietServer(uvicorn.Server):
         """uvicorn raises the signal anew when it has ended; here a SIGTERM is a clean end."""
         loop = asyncio.get_running_loop()
         if threading.current_thread() is threading.main_thread():  # the only one that signals reach
-            for sig in (signal.SIGTERM, signal.SIGINT):
+            for sig in ENDED_BY:
                 loop.add_signal_handler(sig, self.handle_exit, sig, None)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDED_BY)  # what came while it started counts as well
         yield
 
 

@@ -253,7 +253,7 @@ class TestWaiting:
 class TestErrors:
     """The same few mistakes at every route."""
 
-    ROUTES = (
+    ROUTES: tuple[tuple[str, str, dict[str, object] | None], ...] = (
         ("POST", "/admit", {"service": "big", "dry_run": True}),
         ("GET", "/capacity", None),
         ("GET", "/plan?service=big", None),
