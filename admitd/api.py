@@ -137,10 +137,12 @@ def _asking(app: FastAPI, flight: Flight, config: str) -> None:
         ask = Ask(body.service, holder, body.dry_run, 0.0 if body.dry_run else body.wait_s)
         return _verdict(await _ask_until(flight, ask, request), config)
 
+    shown = _Shown()
+
     @app.get("/capacity")
     async def capacity() -> Response:
         """What is charged against the pool right now, from a look that began after this request arrived."""
-        return _json(200, _capacity(await flight.look()))
+        return Response(shown.of(await flight.look()), media_type="application/json")
 
     @app.get("/plan")
     async def plan(service: _Wanted) -> Response:
@@ -269,6 +271,20 @@ def _verdict(answer: Answer, config: str) -> Response:
     if isinstance(verdict, Refused) and verdict.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(verdict.retry_after_s)))
     return _json(wire.status(verdict), wire.verdict(verdict, config), headers)
+
+
+class _Shown:
+    """The body of the last scene: all who shared one look get the same bytes, rendered once."""
+
+    def __init__(self) -> None:
+        self._scene: Scene | None = None
+        self._body = b""
+
+    def of(self, scene: Scene) -> bytes:
+        """The body for `scene`."""
+        if scene is not self._scene:
+            self._scene, self._body = scene, json.dumps(_capacity(scene)).encode()
+        return self._body
 
 
 def _capacity(scene: Scene) -> dict[str, Any]:

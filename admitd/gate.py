@@ -272,7 +272,9 @@ class Gate:
                 out.append(Unknown(ask.service, _near(ask.service, services)))
                 continue
             nothing: Amounts = {RAM: 0}
-            refused = Refused(service.name, reason, f"{message}.", service.budget, nothing, retry_after_s=5.0)
+            # A disk that is full or a folder that is not ours is mended by someone, not by time.
+            later = None if reason is Reason.NOT_RECORDED else 5.0
+            refused = Refused(service.name, reason, f"{message}.", service.budget, nothing, retry_after_s=later)
             out.append(Answer(refused))
         return out
 
