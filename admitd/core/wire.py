@@ -12,7 +12,8 @@ from admitd.core.units import MIB, free_to_mb, show_duration, to_mb
 from admitd.core.verdict import Admitted, AlreadyLoaded, Blocker, Reason, Refused, Remedy, Unload, Verdict
 
 PROBLEM_JSON: Final = "application/problem+json"
-TYPES: Final = "https://github.com/admit-project/admit/blob/main/docs/refusals.md#"
+TYPES: Final = "urn:admit:refusal:"
+"""A name and not an address (RFC 9457, 3.1.1): docs/refusals.md has a section for each."""
 
 OK: Final = 0
 FAILED: Final = 1
