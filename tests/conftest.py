@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import HealthCheck, settings
 
@@ -12,3 +13,6 @@ settings.register_profile(
 settings.register_profile("dev", deadline=None, max_examples=200)
 settings.register_profile("thorough", deadline=None, max_examples=5_000)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+# A shell starts what runs in its background deaf to Ctrl-C, and children inherit that: tests that press it need to be heard.
+signal.signal(signal.SIGINT, signal.default_int_handler)
