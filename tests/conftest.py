@@ -14,5 +14,5 @@ settings.register_profile("dev", deadline=None, max_examples=200)
 settings.register_profile("thorough", deadline=None, max_examples=5_000)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
-# A shell starts what runs in its background deaf to Ctrl-C, and children inherit that: tests that press it need to be heard.
+# A shell starts what runs in its background deaf to Ctrl-C, and children inherit that; tests press it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
