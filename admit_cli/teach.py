@@ -57,7 +57,7 @@ def application(ran: list[int] | None = None) -> typer.Typer:
                 groups[name] = typer.Typer(help=table.GROUPS[name], no_args_is_help=True, rich_markup_mode=None)
                 app.add_typer(groups[name], name=name)
             home = groups[name]
-        settings = {"allow_interspersed_args": not any(argument.rest for argument in command.arguments)}
+        settings = {"allow_interspersed_args": not any(a.rest and not a.optional for a in command.arguments)}
         home.command(command.path[-1], help=command.help, epilog=_examples(command), context_settings=settings)(
             _function(command, [] if ran is None else ran)
         )
