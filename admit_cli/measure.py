@@ -60,9 +60,8 @@ def _service(name: str, values: dict[str, Any]) -> int:
 
 
 def _command(command: list[str], values: dict[str, Any]) -> int:
+    over = False
     process = actuator.start_foreground(command, sys.stderr if values["json"] else None)
-    identity = ps.identify(process.pid)
-    watching = _measuring(lambda: () if identity is None else (identity,))
 
     def ended(timeout_s: float) -> bool:
         try:
@@ -71,14 +70,17 @@ def _command(command: list[str], values: dict[str, Any]) -> int:
             return False
         return True
 
-    stopped = not _watch(watching, values["for_s"], ended, values["json"])
-    if stopped:
-        actuator.end_child(process, END_S)
+    watching = _measuring(lambda: () if (found := ps.identify(process.pid)) is None else (found,))
+    try:
+        over = _watch(watching, values["for_s"], ended, values["json"])
+    finally:
+        if not over:
+            actuator.end_child(process, watching.find(time.monotonic()), END_S)
     if not watching.seen.looks:
         print(f"admit: {command[0]} ended before it could be looked at", file=sys.stderr)
         return wire.FAILED
     _report(watching.seen, values["json"], command[0])
-    if process.returncode == 0 or stopped:
+    if process.returncode == 0 or not over:
         return wire.OK
     print(f"admit: {command[0]} ended with {actuator.exit_text(process.returncode)}", file=sys.stderr)
     return wire.FAILED

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final
 
-from admitd.core.terms import Command, Process
+from admitd.core.terms import Command, Process, ProcessId
 from admitd.processes.matching import HELPER_TAIL, SHELL, Matcher, Role
+from admitd.processes.ps import identify
 from admitd.processes.table import ProcessTable
 
 LOG_MAX: Final = 10 * 1024 * 1024
@@ -63,15 +66,38 @@ def start_foreground(command: Sequence[str], output: IO[str] | None) -> subproce
         raise CannotStart(f"{command[0]} cannot be run: {why}") from problem
 
 
-def end_child(process: subprocess.Popen[bytes], patience_s: float) -> None:
-    """End a child of ours: SIGTERM, and SIGKILL where that does not end it in time."""
-    if process.poll() is None:
-        process.terminate()
+def end_child(process: subprocess.Popen[bytes], family: Iterable[ProcessId], patience_s: float) -> None:
+    """End a child of ours and what it started, its `family`: SIGTERM, and SIGKILL to who is still there in the end."""
+    fds = [fd for each in family if each.pid != process.pid and (fd := _pidfd_of(each)) is not None]
+    give_up_at = time.monotonic() + patience_s
     try:
-        process.wait(patience_s)
-    except subprocess.TimeoutExpired:
+        for fd in fds:
+            _signal_fd(fd, signal.SIGTERM)
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience_s)
+        for fd in fds:
+            select.select([fd], [], [], max(0.0, give_up_at - time.monotonic()))  # readable: it has ended
+            _signal_fd(fd, signal.SIGKILL)
         process.kill()
         process.wait()
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def _pidfd_of(process: ProcessId) -> int | None:
+    """A pidfd for exactly this process; None where it is gone, or where there are no pidfds."""
+    fd = _pidfd(process.pid)
+    if fd is not None and identify(process.pid) != process:
+        os.close(fd)
+        return None
+    return fd
+
+
+def _signal_fd(fd: int, sig: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        signal.pidfd_send_signal(fd, sig)
 
 
 def become(command: Sequence[str]) -> None:

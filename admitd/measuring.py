@@ -62,7 +62,7 @@ class Measuring:
     def look(self, now: float) -> int | None:
         """What they hold now, in bytes; None where nobody is there, or it can't be read."""
         if self._found_at_s is None or now - self._found_at_s >= FIND_EVERY_S:
-            self._find(now)
+            self.find(now)
         held = self._memory.footprint(self._known, 0) if self._known else None
         if held is None or held == 0:
             self.seen.unreadable += bool(self._known)
@@ -77,7 +77,8 @@ class Measuring:
             seen.kernel_peak = None
         return held
 
-    def _find(self, now: float) -> None:
+    def find(self, now: float) -> tuple[ProcessId, ...]:
+        """Who is there now, children included."""
         told = self._times.of(named := tuple(self._who()))
         self._known = tuple(told) if told else named
         self._found_at_s = now
@@ -87,6 +88,7 @@ class Measuring:
             self._cpu[each] = (first, seconds)
         if self._cpu:
             self.seen.cpu_s = sum(last - first for first, last in self._cpu.values())
+        return self._known
 
 
 def processes_of(gate: Gate, name: str) -> tuple[ProcessId, ...]:
