@@ -226,8 +226,10 @@ def test_processor_time_of_a_process_and_its_children() -> None:
         child.communicate("\n")
     assert told is not None
     assert without is not None
-    assert {each.pid for each in told} == {os.getpid(), child.pid}
-    assert {each.pid for each in without} == {os.getpid()}
+    # This process may have other children, which other tests have left to end by themselves.
+    assert {each.pid for each in told} >= {os.getpid(), child.pid}
+    assert os.getpid() in {each.pid for each in without}
+    assert child.pid not in {each.pid for each in without}
     assert next(seconds for each, seconds in told.items() if each.pid == child.pid) >= 0.09
 
 

@@ -131,7 +131,7 @@ class TestAsking:
         assert [each["service"] for each in body["blockers"]] == ["big"]
         for each in body["blockers"]:
             assert_shaped(each, schemas.Blocker)
-        assert body["type"].endswith("docs/refusals.md#no-headroom")
+        assert body["type"] == "urn:admit:refusal:no-headroom"
 
     def test_a_loaded_service_is_already_loaded(self, daemon: Daemon) -> None:
         assert daemon.act("/services/small/load").status == 200
