@@ -26,7 +26,10 @@ def plain(text: str) -> list[str]:
         (r"/\S*/(?=\.local)", "HOME/"),
         (r"\[[a-z?.]{20,}[\]>]", "[BAR]"),
         (r"\d+(\.\d+)?", "N"),
-        (r"\. N of the N MB .*", ""),
+        (
+            r"is unloaded after N s.*",
+            "is unloaded after N s",
+        ),  # the rest is the kernel's affair
         (r"\s+", " "),
     ):
         kept = [re.sub(pattern, instead, line).strip() for line in kept]
