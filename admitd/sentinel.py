@@ -22,7 +22,7 @@ from admitd.core.events import Event, Severity
 from admitd.core.probing import Watched
 from admitd.core.reboot import Finding
 from admitd.core.stopped import Safelisted
-from admitd.core.terms import Capacity, Check, Level, State
+from admitd.core.terms import Capacity, Check, Level, Reservation, State
 from admitd.errands import Errands, News, Progress
 from admitd.gate import Gate, Scene, safelist_of
 from admitd.journal import Record
@@ -202,7 +202,7 @@ class Sentinel:
         scene = self._gate.look(self._checks(now))
         self._level = scene.reading.level
         standing = self._gate.records.standing(scene.capacity).reservations
-        loading = frozenset(held.service for held in standing)
+        loading = frozenset(held.service for held in standing if self._is_followed(held, scene))
         held = hands.seen(self._gate.records.where)
         loading |= self._errands.under_way
         handled = loading | {name for name, hand in held.items() if hand.on}
@@ -218,6 +218,14 @@ class Sentinel:
         if self._vitals is not None and not self._end.is_set():
             self._vitals.beat()
         self._perform(asked)
+
+    def _is_followed(self, held: Reservation, scene: Scene) -> bool:
+        """Whether a load is still under way. What is there already is followed only by a living holder: the server keeps
+        the lease of a reservation as long as it lives, and nobody may wait for it any more."""
+        account = scene.ledger.accounts.get(held.service)
+        if account is None or not account.state.is_loaded or held.holder is None:
+            return True
+        return self._gate.table.identify(held.holder.pid) == held.holder
 
     def _forget_what_was_unloaded(self, held: Mapping[str, hands.Hand]) -> None:
         """What somebody unloads on purpose while it waits for its next recovery is not recovered."""
