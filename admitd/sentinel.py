@@ -220,8 +220,8 @@ class Sentinel:
         self._perform(asked)
 
     def _is_followed(self, held: Reservation, scene: Scene) -> bool:
-        """Whether a load is still under way. What is there already is followed only by a living holder: the server keeps
-        the lease of a reservation as long as it lives, and nobody may wait for it any more."""
+        """Whether a load is still under way. What is there already is followed only by a living holder: the server
+        keeps the lease of a reservation as long as it lives, and nobody may wait for it any more."""
         account = scene.ledger.accounts.get(held.service)
         if account is None or not account.state.is_loaded or held.holder is None:
             return True
