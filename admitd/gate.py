@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from admitd import checks, hands
+from admitd import checks, footprints, hands
 from admitd.core import admission, chronicle, ledger
 from admitd.core.ledger import Ledger
 from admitd.core.terms import (
@@ -135,7 +135,8 @@ class Gate:
         with self._one_at_a_time:
             capacity, warnings = self._source()
             standing = self.records.standing(capacity)
-            return self._scene(capacity, warnings, self._checks(capacity) if checked is None else checked, standing)
+            checked = self._checks(capacity) if checked is None else checked
+            return self._scene(capacity, warnings, checked, standing, footprints.peaks)
 
     def decide(self, asks: Sequence[Ask]) -> tuple[list[Answer | Unknown], Scene | None]:
         """Verdicts for all of `asks` from one look, in their order; each admission is written down before it is told.
@@ -283,7 +284,12 @@ class Gate:
         return self._run_checks(commands) if commands else {}
 
     def _scene(
-        self, capacity: Capacity, warnings: tuple[str, ...], checked: Mapping[str, Check], standing: Standing
+        self,
+        capacity: Capacity,
+        warnings: tuple[str, ...],
+        checked: Mapping[str, Check],
+        standing: Standing,
+        peaks: Callable[[Memory, Look], Mapping[str, Amounts]] = footprints.unasked,
     ) -> Scene:
         began = time.perf_counter()
         launchers = [r.holder.pid for r in standing.reservations if r.holder is not None]
@@ -300,24 +306,13 @@ class Gate:
             checked,
             standing.reservations,
             standing.waiters,
-            self._footprints(capacity, look),
+            footprints.held(self._memory, capacity, look),
+            peaks(self._memory, look),
             look.unread,
             (*warnings, *standing.warnings),
         )
         derived = ledger.derive(capacity, view)
         return Scene(derived, reading, look, time.time(), took_s, derived.warnings, safelisted)
-
-    def _footprints(self, capacity: Capacity, look: Look) -> dict[str, Amounts]:
-        processes: dict[str, list[ProcessId]] = {}
-        for sighting in look.sightings:
-            if not sighting.mention:
-                processes.setdefault(sighting.service, []).append(sighting.process.id)
-        out: dict[str, Amounts] = {}
-        for name, ids in processes.items():
-            held = self._memory.footprint(ids, capacity.services[name].budget.get(RAM, 0))
-            if held is not None:
-                out[name] = {RAM: held}
-        return out
 
 
 def safelist_of(capacity: Capacity) -> dict[str, Service]:
