@@ -39,8 +39,8 @@ from admitd.processes.table import CannotSee, Look, ProcessTable
 from admitd.reservations import Busy, NotRecorded, Reservations, Standing
 
 TRIES: Final = 10
-SAFELIST: Final = "safelist..{}"
-"""The name under which the patterns of the safelist are matched, beside the services, in the same look."""
+SAFELIST: Final = "/safelist/{}"
+"""The name under which the patterns of the safelist are matched in the same look; no service can be called so."""
 
 
 @dataclass(frozen=True, slots=True)
