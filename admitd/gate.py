@@ -7,6 +7,7 @@ or a reservation for a service with a check went, their answers may have been ov
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -39,8 +40,8 @@ from admitd.processes.table import CannotSee, Look, ProcessTable
 from admitd.reservations import Busy, NotRecorded, Reservations, Standing
 
 TRIES: Final = 10
-SAFELIST: Final = "/safelist/{}"
-"""The name under which the patterns of the safelist are matched in the same look; no service can be called so."""
+SAFELIST: Final = "safelist..{}"
+"""The name under which the patterns of the safelist are matched, beside the services, in the same look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,11 +318,9 @@ class Gate:
 
 def safelist_of(capacity: Capacity) -> dict[str, Service]:
     """The patterns of the safelist, as what they are matched as, by the entry of the file."""
-    return {
-        entry: Service(SAFELIST.format(place), {RAM: 1}, process_pattern=entry)
-        for place, entry in enumerate(capacity.sentinel.safelist)
-        if entry not in capacity.services
-    }
+    patterns = [entry for entry in capacity.sentinel.safelist if entry not in capacity.services]
+    free = (name for number in itertools.count() if (name := SAFELIST.format(number)) not in capacity.services)
+    return {entry: Service(name, {RAM: 1}, process_pattern=entry) for entry, name in zip(patterns, free, strict=False)}
 
 
 def _overtaken(before: Standing, now: Standing, capacity: Capacity) -> bool:
