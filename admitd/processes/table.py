@@ -86,6 +86,7 @@ def sight(
     claiming = [hit for hit in hits if hit.judgement.claims]
     mentioned = any(claim.mention for hit in claiming for claim in hit.judgement.claims)
     starting = _starters(hits, parents) if mentioned else {}
+    started = _started(claiming, parents) if mentioned else {}
     launchers = set(launchers)
     seen: list[Sighting] = []
     passed_over: list[PassedOver] = []
@@ -100,6 +101,8 @@ def sight(
                 why = why or f"its program is {claim.program}, and `program:` names another"
             elif claim.mention and (hit.pid in launchers or _only_starts(hit, claim.service, starting)):
                 why = why or "it only starts a load"
+            elif claim.mention and claim.service in started.get(hit.pid, ()) and _RUNS_ADMIT.search(hit.line):
+                why = why or "it only waits for what it started"
             if why:
                 passed_over.append(PassedOver(hit.pid, claim.service, claim.program, why))
             else:
@@ -116,6 +119,17 @@ def _starters(hits: Iterable[Hit], parents: _Parents) -> dict[int, set[str]]:
             for pid in parents.above(hit.pid):
                 starting.setdefault(pid, set()).update(words)
     return starting
+
+
+def _started(claiming: Iterable[Hit], parents: _Parents) -> dict[int, set[str]]:
+    """Those above a process that is a service, and which: `sh -c 'admit run x -- CMD'` stays there until CMD ends, and
+    would keep x from being unloaded for others, as what only mentions x can't be unloaded."""
+    started: dict[int, set[str]] = {}
+    for hit in claiming:
+        real = {claim.service for claim in hit.judgement.claims if not claim.mention and not claim.other_program}
+        for pid in parents.above(hit.pid) if real else ():
+            started.setdefault(pid, set()).update(real)
+    return started
 
 
 def _only_starts(hit: Hit, service: str, starting: Mapping[int, set[str]]) -> bool:
