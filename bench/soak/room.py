@@ -1,4 +1,4 @@
-"""room: what a course runs in: process ids of its own, and a /proc/meminfo that shows the group's size as the machine's.
+"""room: what a course runs in: its own process ids, and a /proc/meminfo that shows the group's size as the machine's.
 
 So whoever judges by the machine's memory (`admit`'s live veto, earlyoom) judges by the group's, and whoever looks for
 processes to kill finds those of the soak only. When the room ends, the kernel ends everything in it.
