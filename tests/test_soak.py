@@ -20,6 +20,7 @@ KEPT: dict[str, Any] = {
     "started": 9,
     "finished": 7,
     "stopped": 2,
+    "stopped_s": 3.4,
     "killed": 0,
     "kernel_kills": 0,
     "most_mb": 800,
@@ -90,7 +91,7 @@ def test_the_page_has_each_course_and_no_path_of_the_machine() -> None:
     courses = {"kernel": KEPT, "earlyoom": beside, "admit": KEPT}
     size = {"limit_mb": 1024, "jobs_mb": [1000, 1048], "seconds": 60.0, "grow_s": 1.0, "work_s": 3.0, "cgroups": "v1"}
     text = page.write({**size, "courses": courses})
-    assert "| ended by earlyoom | – | 4 | – |" in text
+    assert "| signals sent by earlyoom | – | 4 | – |" in text
     assert "| refused | – | – | 5 |" in text
     assert "/a/path" not in text
     skipped = page.write({**size, "courses": {**courses, "earlyoom": {"skipped": "earlyoom is not installed"}}})

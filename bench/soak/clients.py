@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 import threading
 import time
@@ -17,6 +18,8 @@ IMPATIENCE_S: Final = 0.3
 """How long a client waits before it asks again, whatever the answer was."""
 REMEDY_EVERY: Final = 5
 """Every so manieth refusal, a client does what the refusal told it."""
+UNLOAD_EVERY_S: Final = 15.0
+"""Among all clients, how often what is in the way is unloaded: it throws away the work of another client."""
 BOUND_S: Final = 120.0
 EX_STOPPED: Final = 143
 """What a job that SIGTERM ended says."""
@@ -34,6 +37,7 @@ class Heard:
     unloaded: int = 0
     failed: list[str] = field(default_factory=list)
     lost_s: float = 0.0
+    unload_at_s: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def refusal(self, said: dict[str, Any], text: str) -> None:
@@ -43,6 +47,15 @@ class Heard:
             self.examples.setdefault(kind, text.strip())
             if not said["remedy"]:
                 self.without_remedy.append(text.strip())
+
+    def may_unload(self) -> bool:
+        """Whether it is a while ago that somebody had others unloaded; asked by who does so then."""
+        with self.lock:
+            now = time.monotonic()
+            if now < self.unload_at_s:
+                return False
+            self.unload_at_s = now + UNLOAD_EVERY_S
+            return True
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -105,7 +118,7 @@ class PoliteClient(Client):
         if said is None or not said["remedy"]:
             return
         self._refusals += 1
-        if self._refusals % REMEDY_EVERY == 0:
+        if self._refusals % REMEDY_EVERY == 0 and (not said["victims"] or self._heard.may_unload()):
             self._do(said["remedy"])
 
     def _ask(self, words: Sequence[str]) -> dict[str, Any] | None:
@@ -150,7 +163,8 @@ class PoliteClient(Client):
 
     def _judge(self, done: subprocess.CompletedProcess[str], what: str) -> None:
         """Another client's remedy may unload what was just started: that is no failure."""
-        if done.returncode == EX_STOPPED or (done.returncode == 1 and "was there and is gone" in done.stderr):
+        gone = done.returncode == 1 and "was there and is gone" in done.stderr
+        if gone or done.returncode in (EX_STOPPED, -signal.SIGTERM):
             self._heard.unloaded += 1
         elif done.returncode != 0:
             self._heard.failed.append(f"{what}: exit {done.returncode}: {done.stdout}{done.stderr}".strip())

@@ -157,6 +157,8 @@ def _members(group: Group) -> list[str]:
 def _told(log: Path) -> dict[str, Any]:
     """What the jobs said of themselves; who has no last word was killed."""
     last: dict[tuple[str, int], str] = {}
+    began: dict[tuple[str, int], float] = {}
+    stopped_s = 0.0
     what: Counter[str] = Counter()
     for line in log.read_text().splitlines() if log.exists() else []:
         said = json.loads(line)
@@ -164,9 +166,14 @@ def _told(log: Path) -> dict[str, Any]:
         if said["what"] == "started" and last.get(key) == "started":
             what["killed"] += 1
         last[key] = said["what"]
+        if said["what"] == "started":
+            began[key] = said["at"]
+        elif said["what"] == "stopped":
+            stopped_s += said["at"] - began[key]
         what[said["what"]] += 1
     what["killed"] += sum(each == "started" for each in last.values())
-    return {name: what[name] for name in ("started", "finished", "stopped", "killed")}
+    counts = {name: what[name] for name in ("started", "finished", "stopped", "killed")}
+    return {**counts, "stopped_s": round(stopped_s, 1)}
 
 
 def main() -> int:

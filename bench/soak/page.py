@@ -87,9 +87,9 @@ def _table(told: dict[str, Found]) -> Iterator[str]:
         "jobs started": lambda found: found["started"],
         "of these, finished": lambda found: found["finished"],
         "killed by the kernel": lambda found: found["kernel_kills"],
-        "ended by earlyoom": _by_earlyoom,
+        "signals sent by earlyoom": _by_earlyoom,
         "unloaded, by a remedy that a client ran": lambda found: found["stopped"] if "admit" in found["guard"] else "–",
-        "work thrown away, s": lambda found: "–" if found["guard"] == "admit" else f"{found['lost_s']:.0f}",
+        "work thrown away, s": _thrown_away,
         "refused": lambda found: _refused(found) if found["guard"] == "admit" else "–",
         "of these, without a remedy": lambda found: len(found["without_remedy"]) if found["guard"] == "admit" else "–",
         "most that was held, MB": lambda found: "not told" if found["most_mb"] is None else found["most_mb"],
@@ -125,9 +125,9 @@ def _notes(told: dict[str, Found]) -> Iterator[str]:
         ran = found["remedies"]
         yield (
             f"- `admit` decides by capacity.yaml, with the live veto on: {_by_reason(found)}. Every fifth refusal, a "
-            f"client ran the remedy as printed: {ran.get('unload', 0)} times it unloaded others, {ran.get('wait', 0)} "
-            "times it waited in the queue. A client that asked for what was running already was told so "
-            f"{found['already']} times."
+            f"client ran the remedy as printed: {ran.get('wait', 0)} times it waited in the queue, and "
+            f"{ran.get('unload', 0)} times, at most once in 15 s, it unloaded others. A client that asked for what was "
+            f"running already was told so {found['already']} times."
         )
         yield (
             "- The budgets here are true. What lies about its budget is charged what it is measured to hold, and told "
@@ -159,6 +159,11 @@ def _by_reason(found: Found) -> str:
 
 def _refused(found: Found) -> int:
     return sum(found["refused"].values())
+
+
+def _thrown_away(found: Found) -> str:
+    """Seconds that jobs had run which did not finish; with `admit`, those that a remedy unloaded."""
+    return f"{found['stopped_s'] if found['guard'] == 'admit' else found['lost_s']:.0f}"
 
 
 def _by_earlyoom(found: Found) -> int | str:
