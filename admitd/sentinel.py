@@ -219,7 +219,7 @@ class Sentinel:
         return bool(asked)
 
     def _full(self, now: float) -> None:
-        scene = self._gate.look(self._checks(now))
+        scene = self._gate.glance(self._checks(now))
         self._level = scene.reading.level
         standing = self._gate.records.standing(scene.capacity).reservations
         loading = frozenset(held.service for held in standing if self._is_followed(held, scene))

@@ -55,6 +55,11 @@ class ProcessTable(Protocol):
     def look(self, matcher: Matcher, launchers: Iterable[int] = ()) -> Look:
         """Look now. `launchers`: holders of reservations, who merely start a service. Raises CannotSee."""
 
+    def glance(self, matcher: Matcher, launchers: Iterable[int] = ()) -> Look:
+        """As `look`, for who looks all the time and may be late: where no process was started since the last glance,
+        only those that mattered then are looked at, and who became one of them since without a fork is seen within a
+        minute. Nothing is admitted by it."""
+
     def identify(self, pid: int) -> ProcessId | None:
         """The process that has this pid now; None where there is none, or only a zombie."""
 
