@@ -68,7 +68,7 @@ def main() -> int:
         page.save(results, given.out or PAGE)
     for line in page.summary(results):
         print(line)
-    broken = page.broken(results["courses"].get(ADMIT, {}))
+    broken = list(page.broken(results["courses"].get(ADMIT, {})))
     for line in broken:
         print(f"memory-pressure-soak: {line}", file=sys.stderr)
     return bool(broken)
