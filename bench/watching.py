@@ -19,6 +19,9 @@ from bench.world import LOADED, World, service_name, world
 CROWDS: Final = (300, 1_000)
 SETTLE_S: Final = 2.0
 SERVICES: Final = 10
+PLAIN: Final = "admitd"
+WITH_SAFELIST: Final = "admitd, three on its safelist"
+NOHANG: Final = "nohang --monitor"
 NAPS: Final = ("clock_nanosleep", "nanosleep", "select", "pselect6")
 """What earlyoom and nohang wait in between two rounds: one call each."""
 
@@ -34,23 +37,20 @@ def _crowd(plan: Plan, total: int) -> Results:
     with ExitStack() as stack:
         found["processes"] = stack.enter_context(crowd(total))
         pids: dict[str, int] = {}
-        homes = {
-            "admitd": stack.enter_context(world(SERVICES)),
-            "admitd, with a safelist": stack.enter_context(world(SERVICES)),
-        }
-        _add_safelist(homes["admitd, with a safelist"])
+        homes = {name: stack.enter_context(world(SERVICES)) for name in (PLAIN, WITH_SAFELIST)}
+        _add_safelist(homes[WITH_SAFELIST])
         ports = {}
         for name, home in homes.items():
             ports[name], process = stack.enter_context(daemon(home))
             pids[name] = process.pid
-        for name, command_of in {"earlyoom --dryrun": earlyoom, "nohang --monitor": nohang}.items():
+        for name, command_of in {"earlyoom --dryrun": earlyoom, NOHANG: nohang}.items():
             try:
                 pids[name] = _started(stack, command_of())
             except Skipped as why:
                 found["skipped"][name] = str(why)
+        rounds = {name: _rounds(port) for name, port in ports.items()}  # which is work, and not the sentinel's
         time.sleep(SETTLE_S)
         before = {name: cpu_and_switches(pid) for name, pid in pids.items()}
-        rounds = {name: _rounds(port) for name, port in ports.items()}
         time.sleep(plan.idle_s)
         for name, pid in pids.items():
             cpu_ns, switches = (now - then for now, then in zip(cpu_and_switches(pid), before[name], strict=True))
