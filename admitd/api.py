@@ -167,7 +167,7 @@ def _telling_health(app: FastAPI, flight: Flight, health: Callable[[], Health] |
         if health is not None:
             now = health()
             ago_s = None if now.last_round_s_ago is None else round(now.last_round_s_ago, 3)
-            told = {"rounds": now.rounds, "errors": now.errors, "last_round_s_ago": ago_s}
+            told = {"rounds": now.rounds, "errors": now.errors, "last_round_s_ago": ago_s, "pressure": now.pressure}
         body = {"status": "ok", "version": __version__, "processes": scene.look.count, "sentinel": told}
         return _json(200, body)
 

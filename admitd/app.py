@@ -66,7 +66,16 @@ class House:
         except OSError:
             found = vitals.judge([])
         mending = Mending(self.gate, log_path, tell, self.named)
-        return Sentinel(self.gate, ActivityWatch(), mending, tell, vitals, found)
+        return Sentinel(self.gate, ActivityWatch(), mending, tell, vitals, found, alarm=_alarm())
+
+
+def _alarm() -> memory.Alarm | str:
+    """What tells of memory pressure, or why nothing does."""
+    try:
+        return memory.alarm_for_this_system()
+    except OSError as problem:
+        where = f"{problem.filename}: " if problem.filename else ""
+        return f"{where}{problem.strerror or problem}"
 
 
 def furnish(

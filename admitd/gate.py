@@ -92,7 +92,9 @@ class Unknown(Exception):
         self.near = near
 
 
-Source = Callable[[], tuple[Capacity, tuple[str, ...]]]
+Sourced = tuple[Capacity, tuple[str, ...]]
+Source = Callable[[], Sourced]
+See = Callable[[Matcher, Sequence[int]], Look]
 RunChecks = Callable[[Mapping[str, Command]], Mapping[str, Check]]
 
 
@@ -134,10 +136,16 @@ class Gate:
         Raises CannotSee or NotRecorded.
         """
         with self._one_at_a_time:
-            capacity, warnings = self._source()
-            standing = self.records.standing(capacity)
-            checked = self._checks(capacity) if checked is None else checked
-            return self._scene(capacity, warnings, checked, standing, footprints.peaks)
+            source = self._source()
+            standing = self.records.standing(source[0])
+            checked = self._checks(source[0]) if checked is None else checked
+            return self._scene(source, checked, standing, peaks=footprints.peaks)
+
+    def glance(self, checked: Mapping[str, Check]) -> Scene:
+        """As `look`, by a glance at the processes, which is cheaper and may be late (see ProcessTable)."""
+        with self._one_at_a_time:
+            source = self._source()
+            return self._scene(source, checked, self.records.standing(source[0]), self.table.glance)
 
     def decide(self, asks: Sequence[Ask]) -> tuple[list[Answer | Unknown], Scene | None]:
         """Verdicts for all of `asks` from one look, in their order; each admission is written down before it is told.
@@ -183,7 +191,7 @@ class Gate:
                 standing = self.records.standing(capacity)
                 if checked and _overtaken(before, standing, capacity):
                     continue
-                scene = self._scene(capacity, warnings, checked, standing)
+                scene = self._scene((capacity, warnings), checked, standing)
                 answers = self._settle(asks, scene, standing, lock)
                 keep = replace(standing, reservations=scene.ledger.reservations)
                 self.records.prune(lock, keep, _promised(answers))
@@ -286,15 +294,16 @@ class Gate:
 
     def _scene(
         self,
-        capacity: Capacity,
-        warnings: tuple[str, ...],
+        source: Sourced,
         checked: Mapping[str, Check],
         standing: Standing,
+        see: See | None = None,
         peaks: Callable[[Memory, Look], Mapping[str, Amounts]] = footprints.unasked,
     ) -> Scene:
+        capacity, warnings = source
         began = time.perf_counter()
         launchers = [r.holder.pid for r in standing.reservations if r.holder is not None]
-        look = self.table.look(self.matcher(capacity), launchers)
+        look = (see or self.table.look)(self.matcher(capacity), launchers)
         took_s = time.perf_counter() - began
         safelisted = tuple(seen for seen in look.sightings if seen.service not in capacity.services)
         if safelisted:

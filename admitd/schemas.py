@@ -165,11 +165,12 @@ class Plan(BaseModel):
 
 
 class SentinelHealth(BaseModel):
-    """How the sentinel's rounds go. `last_round_s_ago` is null before the first."""
+    """How the sentinel's rounds go. `last_round_s_ago` is null before the first. `pressure`: how it is noticed."""
 
     rounds: int
     errors: int
     last_round_s_ago: float | None
+    pressure: str
 
 
 class Health(BaseModel):

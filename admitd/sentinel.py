@@ -1,6 +1,7 @@
 """sentinel: the thread that keeps looking. It looks, asks the core, acts through mending.py, and has it written down.
 
-A full look comes every stopped_interval_s; in between, the processes of the safelist are glimpsed about once a second.
+A full look comes every stopped_interval_s, and at once where the kernel tells of memory pressure; in between, the
+processes of the safelist are glimpsed about once a second.
 A round that fails is told and counted, and the next one comes. Rounds never overlap: there is one thread for them, and
 what takes long (a probe, a recovery) has a thread of its own, is bounded in time, and is never started twice.
 """
@@ -26,6 +27,7 @@ from admitd.core.terms import Capacity, Check, Level, Reservation, State
 from admitd.errands import Errands, News, Progress
 from admitd.gate import Gate, Scene, safelist_of
 from admitd.journal import Record
+from admitd.memory import Alarm
 from admitd.mending import Mending, Outcome
 from admitd.processes.glimpse import glimpse
 from admitd.vitals import Vitals
@@ -55,11 +57,12 @@ class Watch(Progress, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """For /healthz. `last_round_s_ago` is None before the first round has ended."""
+    """For /healthz. `last_round_s_ago` is None before the first round has ended. `pressure`: how it is noticed."""
 
     rounds: int
     errors: int
     last_round_s_ago: float | None
+    pressure: str
 
 
 @dataclass(slots=True)
@@ -97,7 +100,9 @@ class Sentinel:
         vitals: Vitals | None = None,
         found: Finding | None = None,
         clock: Callable[[], float] = time.monotonic,
+        alarm: Alarm | str = "no alarm was asked for",
     ) -> None:
+        """`alarm`: what tells of memory pressure at once, or why there is none."""
         self._gate = gate
         self._watch = watch
         self._mending = mending
@@ -106,6 +111,8 @@ class Sentinel:
         self._found = found or Finding()
         self._clock = clock
         self._memory = _Memory()
+        self._alarm = alarm
+        self._alarmed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="admit-sentinel", daemon=True)
         self._end = threading.Event()
         self._errands = Errands(watch, self._failed)
@@ -121,11 +128,15 @@ class Sentinel:
     def start(self) -> None:
         """Begin to look."""
         self._thread.start()
+        if not isinstance(self._alarm, str):
+            threading.Thread(target=self._hear, args=(self._alarm,), name="admit-alarm", daemon=True).start()
 
     def stop(self) -> None:
         """End within a second. What was begun and takes longer is left behind: the next start finds it."""
         self._end.set()
         self._errands.stir()
+        if not isinstance(self._alarm, str):
+            self._alarm.end()
         if self._thread.is_alive():
             self._thread.join(STOP_WAIT_S)
         if self._vitals is not None and not self._errands.under_way:
@@ -133,8 +144,9 @@ class Sentinel:
 
     def health(self) -> Health:
         """How it goes, for /healthz."""
-        last = self._last_round_s
-        return Health(self._rounds, self._errors, None if last is None else max(0.0, self._clock() - last))
+        last, alarm = self._last_round_s, self._alarm
+        pressure = f"looked at in each round: {alarm}" if isinstance(alarm, str) else "told by the kernel at once"
+        return Health(self._rounds, self._errors, None if last is None else max(0.0, self._clock() - last), pressure)
 
     # The thread.
 
@@ -143,6 +155,13 @@ class Sentinel:
         while not self._end.is_set():
             pause_s = self._do(self._round)
             self._errands.wait(QUICK_S if pause_s is None else pause_s)
+
+    def _hear(self, alarm: Alarm) -> None:
+        """Tasks wait for memory: a full look is due now. The kernel tells that every two seconds at most."""
+        while alarm.wait():
+            self._alarmed.set()
+            self._errands.stir()
+        self._alarm = "the kernel tells nothing any more"
 
     def _do(self, what: Callable[[], float | None]) -> float | None:
         """Do it; where it fails, tell and count that, and go on."""
@@ -170,7 +189,8 @@ class Sentinel:
         self._errands.take_in()
         now = self._clock()
         settings = self._gate.capacity().sentinel
-        if now >= self._next_full_s or self._errands.urgent:
+        if now >= self._next_full_s or self._errands.urgent or self._alarmed.is_set():
+            self._alarmed.clear()
             self._next_full_s = now + settings.stopped_interval_s
             self._full(now)
             self._rounds += 1
@@ -199,7 +219,7 @@ class Sentinel:
         return bool(asked)
 
     def _full(self, now: float) -> None:
-        scene = self._gate.look(self._checks(now))
+        scene = self._gate.glance(self._checks(now))
         self._level = scene.reading.level
         standing = self._gate.records.standing(scene.capacity).reservations
         loading = frozenset(held.service for held in standing if self._is_followed(held, scene))

@@ -37,7 +37,7 @@ def measure(plan: Plan) -> Results:
         pids["admitd"] = process.pid
         _, other = stack.enter_context(bare(home))
         pids["bare FastAPI + uvicorn"] = other.pid
-        others: dict[str, Callable[[], list[str]]] = {"earlyoom --dryrun": _earlyoom, "nohang --monitor": _nohang}
+        others: dict[str, Callable[[], list[str]]] = {"earlyoom --dryrun": earlyoom, "nohang --monitor": nohang}
         for name, command_of in others.items():
             try:
                 watcher = subprocess.Popen(
@@ -49,13 +49,13 @@ def measure(plan: Plan) -> Results:
             stack.callback(_end_by_pid, watcher)
             pids[name] = watcher.pid
         time.sleep(SETTLE_S)
-        before = {name: _work(pid) for name, pid in pids.items() if _lives(pid)}
+        before = {name: cpu_and_switches(pid) for name, pid in pids.items() if _lives(pid)}
         time.sleep(plan.idle_s)
         for name, pid in pids.items():
             if name not in before or not _lives(pid):
                 out["skipped"][name] = "it ended while it was watched"
                 continue
-            cpu_ns, switches = (now - then for now, then in zip(_work(pid), before[name], strict=True))
+            cpu_ns, switches = (now - then for now, then in zip(cpu_and_switches(pid), before[name], strict=True))
             per_minute = 60.0 / plan.idle_s
             out["programs"][name] = {
                 "cpu_ms_a_minute": round(cpu_ns / 1e6 * per_minute, 3),
@@ -65,7 +65,7 @@ def measure(plan: Plan) -> Results:
     return out
 
 
-def _earlyoom() -> list[str]:
+def earlyoom() -> list[str]:
     """Never without --dryrun: it would end processes. -r 0: no report every second, as a quiet installation has it."""
     path = shutil.which("earlyoom")
     if path is None:
@@ -73,7 +73,7 @@ def _earlyoom() -> list[str]:
     return [path, "--dryrun", "-r", "0"]
 
 
-def _nohang() -> list[str]:
+def nohang() -> list[str]:
     """Never without --monitor: it would end processes."""
     path = shutil.which("nohang") or shutil.which("nohang", path="/usr/sbin:/usr/local/sbin")
     if path is None:
@@ -96,7 +96,7 @@ def _lives(pid: int) -> bool:
         return False
 
 
-def _work(pid: int) -> tuple[int, int]:
+def cpu_and_switches(pid: int) -> tuple[int, int]:
     """Nanoseconds of processor time and voluntary context switches, of all threads."""
     cpu = switches = 0
     for thread in Path(f"/proc/{pid}/task").iterdir():

@@ -177,6 +177,23 @@ def _idle(results: Results) -> tuple[str, bool, str]:
     return f"{wakeups:.0f} wake-ups, {cpu:.1f} ms of CPU a minute (earlyoom: {beside})", wakeups == 0 and calm, why
 
 
+def _watching(results: Results) -> tuple[str, bool, str]:
+    told, worst = [], 0.0
+    for crowd in part(results, "watching")["crowds"]:
+        other = crowd["programs"].get("nohang --monitor")
+        if other is None:
+            raise NotMeasured("nohang is not here")
+        mine = float(crowd["programs"]["admitd"]["cpu_ms_a_minute"])
+        beside = float(other["cpu_ms_a_minute"])
+        worst = max(worst, mine / beside)
+        told.append(f"{crowd['processes']} processes: {mine:.1f} ms, nohang {beside:.1f} ms")
+    why = (
+        "a round derives the ledger of every service and reads five files of each of its processes; nohang reads two "
+        "files in all, and looks at no process before memory is short"
+    )
+    return "; ".join(told), worst <= 1, why
+
+
 def _memory(results: Results) -> tuple[str, bool, str]:
     found = part(results, "idling")["programs"]
     mine, bare = float(found["admitd"]["rss_mib"]), found.get("bare FastAPI + uvicorn")
@@ -228,6 +245,7 @@ LIST: Final[tuple[tuple[int, str, str, Judge], ...]] = (
     (6, "exec, title, argv rewritten, dead leader, reused pid", "right on the next look", _changes),
     (7, "`admit status`, `admit load` until the request, against `python -I -S -c pass`", "<= 3x", _commands),
     (7, "the idle daemon", "0 wake-ups, CPU <= earlyoom's", _idle),
+    (7, "the sentinel's rounds, CPU a minute", "<= nohang's", _watching),
     (7, "the daemon's memory", "<= 50 MiB", _memory),
     (7, "the daemon's cold start, against bare FastAPI + uvicorn", "<= 1.2x", _cold_start),
     (8, "100 reservations listed", "<= 0.2 ms", _listed),

@@ -180,6 +180,36 @@ def _idling(found: Results, results: Results) -> Iterator[str]:
         yield f"\n{name} took no part: {why}."
 
 
+def _watching(found: Results, results: Results) -> Iterator[str]:
+    yield (
+        f"Processor time for {found['seconds']:.0f} s, all of them at the same time, then the system calls of each, "
+        "as strace counts them. Three services are loaded. A round of `admitd` is a look at all services; where none "
+        "was started since the last one, it looks only at those that mattered then. With a safelist, it looks at those "
+        "on it once a second in between. earlyoom and nohang look at the machine's memory, and at no process until "
+        "that is short. While anything is started on the machine, every round is a whole look."
+    )
+    yield ""
+    rows = []
+    for crowd in found["crowds"]:
+        for name, each in crowd["programs"].items():
+            calls = each.get("calls_a_round")
+            rows.append(
+                (
+                    str(crowd["processes"]),
+                    name,
+                    f"{each['cpu_ms_a_minute']:.2f}",
+                    f"{each['wakeups_a_minute']:.0f}",
+                    "–" if calls is None else f"{calls:.0f}",
+                    "–" if calls is None else f"{each['calls_a_minute']:.0f}",
+                )
+            )
+    head = ("processes", "", "CPU ms a minute", "wake-ups a minute", "calls a round", "calls a minute")
+    yield from _table(head, rows)
+    for crowd in found["crowds"]:
+        for name, why in crowd["skipped"].items():
+            yield f"\n{name} took no part: {why}."
+
+
 def _matching(found: Results, results: Results) -> Iterator[str]:
     yield (
         "The slowest of several judgements in ms, each of another hostile line. `re` is Python's, on the line of "
@@ -240,6 +270,7 @@ SECTIONS = (
     ("Answering", "serving", _serving),
     ("Starting", "starting", _starting),
     ("Idle", "idling", _idling),
+    ("The sentinel's rounds", "watching", _watching),
     ("Matching", "matching", _matching),
     ("Reservations", "leases", _leases),
     ("A process that stalls", "stalling", _stalling),

@@ -33,6 +33,25 @@ class Memory(Protocol):
         in it too, or the system has no such groups."""
 
 
+class Alarm(Protocol):
+    """What tells of memory pressure at once, so that nobody has to look for it."""
+
+    def wait(self) -> bool:
+        """Wait until tasks begin to wait for memory; False once that will not be told any more."""
+
+    def end(self) -> None:
+        """Have `wait` return False, now or next time."""
+
+
+def alarm_for_this_system() -> Alarm:
+    """Raises OSError, with the reason, where the system tells nobody and has to be asked."""
+    if sys.platform == "darwin":
+        raise OSError("macOS is asked for its pressure level")
+    from admitd.memory.linux import StallAlarm
+
+    return StallAlarm()
+
+
 def for_this_system() -> Memory:
     """The one that can be asked here. Anything but macOS is taken for Linux; where it is not, its readings say so."""
     if sys.platform == "darwin":

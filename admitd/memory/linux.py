@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import select
+import threading
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -17,6 +19,9 @@ _LIMITS: Final = (
     ("", "memory.max", "memory.current", b"inactive_file"),
     ("memory/", "memory.limit_in_bytes", "memory.usage_in_bytes", b"total_inactive_file"),
 )
+# 100 ms of 2 s in which some task waited for memory. Whoever is not privileged may ask for windows of 2, 4 ... 10 s
+# (Documentation/accounting/psi.rst), and the kernel takes the last byte that is written for the end of the text.
+_TRIGGER: Final = b"some 100000 2000000\0"
 _CHUNK: Final = 16384
 _LONGEST: Final = 1 << 20
 
@@ -151,6 +156,45 @@ class LinuxMemory:
                 continue
             return limit, max(0, limit - used + (_number(stat, b"\n" + cache + b" ") or 0))
         return None
+
+
+class StallAlarm:
+    """A trigger of the kernel's pressure figures: it fires when tasks begin to wait for memory, at most every 2 s.
+
+    Raises OSError where there is none: CONFIG_PSI off, psi=0 at boot, a read-only /proc, or a kernel before 6.4 and no
+    privilege.
+    """
+
+    def __init__(self, path: str = "/proc/pressure/memory") -> None:
+        self._lock = threading.Lock()
+        self._open = True
+        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            os.write(self._fd, _TRIGGER)
+            self._end = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        except OSError:
+            os.close(self._fd)
+            raise
+
+    def wait(self) -> bool:
+        """Wait until it fires; False once it never will again. One thread waits, and no more after a False."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLPRI)
+        poll.register(self._end, select.POLLIN)
+        happened = dict(poll.poll())
+        if self._end not in happened and not happened.get(self._fd, 0) & (select.POLLERR | select.POLLNVAL):
+            return True
+        with self._lock:
+            self._open = False
+            os.close(self._fd)
+            os.close(self._end)
+        return False
+
+    def end(self) -> None:
+        """Have `wait` return False, now or next time."""
+        with self._lock:
+            if self._open:
+                os.eventfd_write(self._end, 1)
 
 
 def _singly(held: _Held) -> int:

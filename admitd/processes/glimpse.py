@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 
@@ -22,8 +23,11 @@ def glimpse(process: ProcessId) -> Glimpse | None:
     if sys.platform == "darwin":
         return _on_darwin(process)
     try:
-        with open(f"/proc/{process.pid}/stat", "rb", buffering=0) as stat:
-            fields = stat.read(4096).rsplit(b")", 1)[1].split()
+        fd = os.open(f"/proc/{process.pid}/stat", os.O_RDONLY | os.O_CLOEXEC)  # `open` takes two more calls, and half as long again
+        try:
+            fields = os.read(fd, 4096).rsplit(b")", 1)[1].split()
+        finally:
+            os.close(fd)
         if fields[0] in (b"Z", b"X") or int(fields[19]) != process.started:
             return None
         return Glimpse(fields[0] == b"T", fields[0] == b"t")

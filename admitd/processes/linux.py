@@ -22,6 +22,8 @@ from admitd.processes.table import CannotSee, Details, Hit, Look, sight
 
 LOOK_BOUND_S: Final = 2.0
 STUCK_READERS_MAX: Final = 16
+WHOLE_EVERY_S: Final = 60.0
+"""How long a glance may go by who is known, at most: an exec, or a title that is set, starts no process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,16 @@ class _Swept:
     gone: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class _Calm:
+    """A whole look, and the pid that had been given out last when it began."""
+
+    last_pid: int
+    matcher: Matcher
+    until_s: float
+    count: int
+
+
 class LinuxTable:
     """ProcessTable over /proc. `keep` bounds how many descriptors stay open; the rest are opened for each look."""
 
@@ -46,17 +58,49 @@ class LinuxTable:
         self._stuck: dict[str, Sweep] = {}
         self._remembered: Remembered | None = None
         self._reader: Reader | None = None
+        self._calm: _Calm | None = None
         self._lock = threading.Lock()
 
     def look(self, matcher: Matcher, launchers: Iterable[int] = ()) -> Look:
+        with self._lock:
+            return self._whole(matcher, tuple(launchers))
+
+    def glance(self, matcher: Matcher, launchers: Iterable[int] = ()) -> Look:
         launchers = tuple(launchers)
         with self._lock:
-            while True:
-                try:
-                    return self._look(matcher, launchers)
-                except NoDescriptors:
-                    if not self._lines.keep_fewer(self._held()):
-                        raise
+            last_pid = proc.last_pid(self._root)
+            look = self._glanced(matcher, launchers, last_pid)
+            if look is None:
+                look = self._whole(matcher, launchers)
+                is_calm = last_pid is not None and not look.unread and not self._stuck
+                until_s = time.monotonic() + WHOLE_EVERY_S
+                self._calm = _Calm(last_pid, matcher, until_s, look.count) if is_calm and last_pid else None
+            return look
+
+    def _glanced(self, matcher: Matcher, launchers: tuple[int, ...], last_pid: int | None) -> Look | None:
+        """The look that those known from the last one give; None where any of them changed, or others may have come."""
+        calm = self._calm
+        if calm is None or (calm.last_pid, calm.matcher) != (last_pid, matcher) or time.monotonic() >= calm.until_s:
+            return None
+        try:
+            swept = self._sweep(list(self._claimed), self._memory_of(matcher))
+        except CannotSee:
+            return None
+        if {str(hit.pid): hit for hit in swept.hits} != self._claimed:
+            return None
+        sightings, passed_over = sight(swept.hits, self._details, launchers, os.getpid())
+        seen = {each.process.id.pid for each in sightings} | {each.pid for each in passed_over}
+        if any(hit.judgement.claims and hit.pid not in seen for hit in swept.hits):
+            return None
+        return Look(calm.count, sightings, passed_over, (), {hit.pid: hit.line for hit in swept.hits})
+
+    def _whole(self, matcher: Matcher, launchers: tuple[int, ...]) -> Look:
+        while True:
+            try:
+                return self._look(matcher, launchers)
+            except NoDescriptors:
+                if not self._lines.keep_fewer(self._held()):
+                    raise
 
     def identify(self, pid: int) -> ProcessId | None:
         return proc.identify(pid, self._root)

@@ -82,6 +82,9 @@ class PsTable:
             lines = {hit.pid: hit.line for hit in hits}
             return Look(len(rows), sightings, passed_over, tuple(self._unread(rows)), lines)
 
+    def glance(self, matcher: Matcher, launchers: Iterable[int] = ()) -> Look:
+        return self.look(matcher, launchers)  # ps reads the whole table, or nothing
+
     def identify(self, pid: int) -> ProcessId | None:
         try:
             return self._identify(pid)

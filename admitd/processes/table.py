@@ -55,6 +55,11 @@ class ProcessTable(Protocol):
     def look(self, matcher: Matcher, launchers: Iterable[int] = ()) -> Look:
         """Look now. `launchers`: holders of reservations, who merely start a service. Raises CannotSee."""
 
+    def glance(self, matcher: Matcher, launchers: Iterable[int] = ()) -> Look:
+        """As `look`, for who looks all the time and may be late: where no process was started since the last glance,
+        only those that mattered then are looked at, and who became one of them since without a fork is seen within a
+        minute. Nothing is admitted by it."""
+
     def identify(self, pid: int) -> ProcessId | None:
         """The process that has this pid now; None where there is none, or only a zombie."""
 
@@ -86,6 +91,7 @@ def sight(
     claiming = [hit for hit in hits if hit.judgement.claims]
     mentioned = any(claim.mention for hit in claiming for claim in hit.judgement.claims)
     starting = _starters(hits, parents) if mentioned else {}
+    started = _started(claiming, parents) if mentioned else {}
     launchers = set(launchers)
     seen: list[Sighting] = []
     passed_over: list[PassedOver] = []
@@ -100,6 +106,8 @@ def sight(
                 why = why or f"its program is {claim.program}, and `program:` names another"
             elif claim.mention and (hit.pid in launchers or _only_starts(hit, claim.service, starting)):
                 why = why or "it only starts a load"
+            elif claim.mention and claim.service in started.get(hit.pid, ()) and _RUNS_ADMIT.search(hit.line):
+                why = why or "it only waits for what it started"
             if why:
                 passed_over.append(PassedOver(hit.pid, claim.service, claim.program, why))
             else:
@@ -116,6 +124,17 @@ def _starters(hits: Iterable[Hit], parents: _Parents) -> dict[int, set[str]]:
             for pid in parents.above(hit.pid):
                 starting.setdefault(pid, set()).update(words)
     return starting
+
+
+def _started(claiming: Iterable[Hit], parents: _Parents) -> dict[int, set[str]]:
+    """Those above a process that is a service, and which: `sh -c 'admit run x -- CMD'` stays there until CMD ends, and
+    would keep x from being unloaded for others, as what only mentions x can't be unloaded."""
+    started: dict[int, set[str]] = {}
+    for hit in claiming:
+        real = {claim.service for claim in hit.judgement.claims if not claim.mention and not claim.other_program}
+        for pid in parents.above(hit.pid) if real else ():
+            started.setdefault(pid, set()).update(real)
+    return started
 
 
 def _only_starts(hit: Hit, service: str, starting: Mapping[int, set[str]]) -> bool:

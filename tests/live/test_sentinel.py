@@ -531,15 +531,15 @@ def test_an_error_in_a_round_is_told_once_and_counted_and_the_next_round_comes(
     servers: Servers, guard: MakeGuard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = guard({})
-    look = made.gate.look
+    glance = made.gate.glance
     failing = [True]
 
     def sometimes(checked: Any = None) -> Any:
         if failing[0]:
             raise RuntimeError("no way")
-        return look(checked)
+        return glance(checked)
 
-    monkeypatch.setattr(made.gate, "look", sometimes)
+    monkeypatch.setattr(made.gate, "glance", sometimes)
     with made as at_work:
         wait_until(lambda: at_work.sentinel.health().errors >= 3)
         failing[0] = False

@@ -302,9 +302,10 @@ def test_who_asks_is_no_service(table: ProcessTable) -> None:
     assert said_of(look, os.getpid()) == {"me": "it is admit itself"}
 
 
-def test_what_starts_a_load_is_no_mention_of_it_until_it_is_done(
+def test_what_starts_a_load_and_waits_for_it_is_no_mention_of_it(
     crowd: Crowd, table: ProcessTable, admit: Path
 ) -> None:
+    """As cron does it. A mention can't be unloaded, and would keep the service itself from being a victim."""
     server = crowd.script("decoy_lm.server")
     shell, child = started_by_shell(crowd, f"{sys.executable} -S -E {admit} run mlx -- {server} --model Qwen")
     look = table.look(MATCH)
@@ -312,6 +313,16 @@ def test_what_starts_a_load_is_no_mention_of_it_until_it_is_done(
     assert said_of(look, shell.pid) == {"mlx": "it only starts a load"}
     tell(shell)
     eventually("admit has become the server", lambda: b"--\0" not in line_of(child))
+    look = table.look(MATCH)
+    assert said_of(look, child) == {"mlx": "is"}
+    assert said_of(look, shell.pid) == {"mlx": "it only waits for what it started"}
+
+
+def test_a_shell_above_a_service_that_starts_nothing_through_admit_mentions_it(
+    crowd: Crowd, table: ProcessTable
+) -> None:
+    server = crowd.script("decoy_lm.server", f"print('waiting', flush=True); {WAIT}")
+    shell, child = started_by_shell(crowd, f"{sys.executable} -S -E {server} --model Qwen")
     look = table.look(MATCH)
     assert said_of(look, child) == {"mlx": "is"}
     assert said_of(look, shell.pid) == {"mlx": "mentions"}

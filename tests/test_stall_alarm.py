@@ -1,0 +1,149 @@
+"""The kernel's own alarm of memory pressure: it fires when tasks wait for memory, and the sentinel looks at once."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from admitd import app, memory
+from admitd.memory.linux import StallAlarm
+from bench.measuring import Skipped
+from bench.soak.group import Group, group
+from tests.gates import until
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="PSI is Linux's")
+
+TREES = (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup"))
+# Reads a file that does not fit, again and again: the kernel takes pages away that are wanted back.
+THRASH = """
+import os, sys
+for place in sys.argv[2:]:
+    with open(place, "wb", buffering=0) as group:
+        group.write(b"0")
+with open(sys.argv[1], "wb") as file:  # pages belong to the group of who touched them first
+    for _ in range(96):
+        file.write(os.urandom(1 << 20))
+    os.fsync(file.fileno())
+while True:
+    with open(sys.argv[1], "rb", buffering=0) as file:
+        while file.read(1 << 20):
+            pass
+"""
+
+
+@pytest.fixture
+def tight() -> Iterator[Group]:
+    """A memory cgroup with hardly any memory."""
+    try:
+        with group(24 << 20) as made:
+            yield made
+    except Skipped as why:
+        pytest.skip(str(why))
+
+
+@pytest.fixture
+def observed(tight: Group) -> Iterator[Callable[[], Path]]:
+    """Makes groups whose pressure the kernel shows; v1 shows none of its own."""
+    made: list[Path] = []
+
+    def make() -> Path:
+        for tree in TREES:
+            path = tree / f"admit-alarm-{os.getpid()}-{len(made)}"
+            if (tree / "cgroup.controllers").exists():
+                with contextlib.suppress(OSError):
+                    path.mkdir()
+                    made.append(path)
+                    if (path / "memory.pressure").exists():
+                        return path
+        pytest.skip("no group whose pressure is shown can be made here")
+
+    yield make
+    for path in made:
+        until(lambda path=path: not (path / "cgroup.procs").read_text(), 10)
+        path.rmdir()
+
+
+def armed(path: Path) -> StallAlarm:
+    try:
+        return StallAlarm(str(path))
+    except OSError as why:
+        pytest.skip(f"this kernel takes no trigger: {why}")
+
+
+def listening(alarm: StallAlarm) -> tuple[threading.Thread, list[bool]]:
+    heard: list[bool] = []
+
+    def listen() -> None:
+        while True:
+            heard.append(alarm.wait())
+            if not heard[-1]:
+                return
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    return thread, heard
+
+
+def test_it_fires_where_tasks_wait_for_memory_and_not_beside(
+    tight: Group, observed: Callable[[], Path], tmp_path: Path
+) -> None:
+    here, beside = observed(), observed()
+    alarms = [armed(each / "memory.pressure") for each in (here, beside)]
+    threads = [listening(alarm) for alarm in alarms]
+    command = [sys.executable, "-c", THRASH, str(tmp_path / "large"), str(tight.members), str(here / "cgroup.procs")]
+    thrashing = subprocess.Popen(command)
+    try:
+        until(lambda: threads[0][1], 60)
+        assert threads[1][1] == []
+    finally:
+        thrashing.kill()
+        thrashing.wait()
+        for alarm, (thread, _) in zip(alarms, threads, strict=True):
+            alarm.end()
+            thread.join(10)
+            assert not thread.is_alive()
+    assert threads[0][1][-1] is False
+    assert set(threads[0][1][:-1]) == {True}
+    assert threads[1][1] == [False]
+
+
+def test_once_it_has_ended_it_has_ended(tmp_path: Path) -> None:
+    alarm = armed(Path("/proc/pressure/memory"))
+    before = len(os.listdir("/proc/self/fd"))
+    alarm.end()
+    assert alarm.wait() is False
+    alarm.end()
+    assert len(os.listdir("/proc/self/fd")) == before - 2
+
+
+REFUSED = [
+    ("PSI is off", lambda folder: folder / "missing", errno.ENOENT),
+    ("it takes no trigger", lambda folder: Path("/dev/full"), errno.ENOSPC),
+    ("it is a folder", lambda folder: folder, errno.EISDIR),
+]
+
+
+@pytest.mark.parametrize(("path", "number"), [pytest.param(path, number, id=why) for why, path, number in REFUSED])
+def test_where_there_is_none_the_system_says_why(path: Callable[[Path], Path], number: int, tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError) as refused:
+        StallAlarm(str(path(tmp_path)))
+    assert refused.value.errno == number
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_refusal_is_what_the_daemon_says_of_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> Any:
+        raise PermissionError(errno.EPERM, "Operation not permitted", "/proc/pressure/memory")
+
+    monkeypatch.setattr(memory, "alarm_for_this_system", refuse)
+    assert app._alarm() == "/proc/pressure/memory: Operation not permitted"
