@@ -8,7 +8,9 @@ const SHOWN = 50;
 
 /** The list, fed by the daemon's stream, which `open` opens (again) and `close` closes. */
 export class Events {
-  constructor() {
+  /** `happened` is called for each event that comes after the page was opened. */
+  constructor(happened) {
+    this.happened = happened;
     this.list = byId("events");
     this.since = Date.now() / 1000;
     this.stream = new Stream(`/events?since=0&limit=${SHOWN}`, (event) => this.add(event));
@@ -26,8 +28,10 @@ export class Events {
     byId("no-events").hidden = true;
     this.list.prepend(line(event));
     while (this.list.children.length > SHOWN) this.list.lastElementChild.remove();
+    if (event.at < this.since) return;
+    this.happened();
     // What was there when the page was opened is not told aloud, nor what merely went as it should.
-    if (event.severity !== "info" && event.at >= this.since) say(event.text, event.severity === "critical");
+    if (event.severity !== "info") say(event.text, event.severity === "critical");
   }
 }
 

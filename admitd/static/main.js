@@ -10,6 +10,7 @@ import { Services } from "./services.js";
 import { clock, number } from "./words.js";
 
 const EVERY_MS = 2000;
+const SOON_MS = 100;
 const USUAL_PORT = "2189";
 
 let ledger = null;
@@ -21,11 +22,17 @@ let trouble = "";
 
 const acts = new Acts(render, () => ledger);
 const services = new Services(acts);
-const events = new Events();
+const events = new Events(hurry);
 const charts = new Charts();
 
 function render() {
   if (ledger) services.show(ledger, acts.doing, lostAt === null && !trouble);
+}
+
+/** Something happened: whoever looks need not wait for the next look. */
+function hurry() {
+  clearTimeout(timer);
+  timer = setTimeout(beat, SOON_MS);
 }
 
 async function beat() {
