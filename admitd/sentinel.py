@@ -226,13 +226,14 @@ class Sentinel:
         self._remember(sight)
 
     def _remember(self, sight: _Sight) -> None:
-        """For those who look at us: replaced as a whole, so that they never see half of a round."""
+        """For those who look at us: replaced as a whole, so that they never see half of a round. What this look did not
+        see loaded, and was not probed, is left out: it may have come since."""
         accounts, memory = sight.scene.ledger.accounts, self._memory
         memory.peaks = condition.peaks(memory.peaks, accounts.values())
         found = {}
         for name, service in sight.scene.capacity.services.items():
             course = memory.probing.courses.get(name)
-            if name in accounts or course is not None:
+            if course is not None or (name in accounts and accounts[name].state.is_loaded):
                 probe = condition.answering(service, course, recovering=name == memory.probing.recovering)
                 known, peak = sight.known.get(name), memory.peaks.get(name)
                 found[name] = condition.condition(sight.now, known, probe, course, peak)

@@ -1,4 +1,4 @@
-"""The dashboard's files, as they are served and shipped: what a browser may do with them, and that nothing is left out."""
+"""The dashboard's files as they are served and shipped: what a browser may do with them, and that all are there."""
 
 from __future__ import annotations
 

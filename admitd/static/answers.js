@@ -4,6 +4,7 @@ import { byId, command, el, say } from "./dom.js";
 import { clock, mb, STATES } from "./words.js";
 
 const SHOWN = 6;
+const FULL = new Set(["no-headroom", "exclusive", "too-large", "no-available-memory"]);
 
 /** Show a card about `service`, in place of an older one. `parts`: its elements. `urgent`: told aloud at once. */
 function card(service, kind, title, parts, said, urgent) {
@@ -34,7 +35,7 @@ export function refusal(body, makeRoom) {
   if (body.blockers.length) parts.push(blockers(body.blockers));
   if (body.remedy) {
     parts.push(paragraph(el("span", { class: "term" }, body.victims.length ? "Make room: " : "Try: "), command(body.remedy)));
-  } else {
+  } else if (FULL.has(body.reason)) {
     parts.push(paragraph("No unloading that is allowed would make it fit."));
   }
   if (body.victims.length) {

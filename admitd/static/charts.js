@@ -52,6 +52,7 @@ export class Charts {
 
   add(ledger) {
     this.samples.push(sampleOf(ledger));
+    this.why = ledger.pressure.why;
     const from = ledger.scanned_at - KEPT_S;
     this.samples = this.samples.filter((each) => each.at >= from);
     this.draw(false);
@@ -103,8 +104,9 @@ export class Charts {
       return found.length ? `${mb(Math.min(...found))} to ${mb(Math.max(...found))}` : NONE;
     };
     const worst = LEVELS[Math.max(...seen.map((each) => Math.max(0, LEVELS.indexOf(each.level))))];
+    const now = this.why ? ` Now: ${this.why}.` : "";
     const span = duration(Math.floor((seen.at(-1).at - seen[0].at) / 60) * 60);
-    const text = span === "0 s" ? "Watching since a moment ago." : `In the last ${span}: charged ${range("charged_mb")}, measured ${range("measured_mb")}, available ${range("available_mb")}; pressure at worst ${worst}.`;
+    const text = span === "0 s" ? `Watching since a moment ago.${now}` : `In the last ${span}: charged ${range("charged_mb")}, measured ${range("measured_mb")}, available ${range("available_mb")}; pressure at worst ${worst}.${now}`;
     write(byId("course"), text);
   }
 }

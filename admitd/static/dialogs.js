@@ -3,6 +3,9 @@
 import { byId, command, el, write } from "./dom.js";
 import { token } from "./daemon.js";
 
+const MAC = '"$HOME/Library/Application Support/admit/token"';
+const LINUX = '"${XDG_STATE_HOME:-$HOME/.local/state}/admit/token"';
+
 /** Open `dialog`; true once its form is sent, false where it is left. */
 function asked(dialog, no, check = () => true) {
   const form = dialog.querySelector("form");
@@ -39,7 +42,7 @@ export function agree(title, text, yes, grave = false) {
 /** Whether there is a token now; asks for it where there is none yet. `wrong`: why another one is wanted. */
 export async function haveToken(wrong = "") {
   if (token.get() && !wrong) return true;
-  const place = /Mac/.test(navigator.userAgent) ? "~/Library/Application\\ Support/admit/token" : "~/.local/state/admit/token";
+  const place = /Mac/.test(navigator.userAgent) ? MAC : LINUX;
   byId("token-command").replaceChildren(command(`cat ${place}`));
   const input = byId("token");
   input.value = "";

@@ -46,7 +46,7 @@ def test_a_load_by_keyboard_alone_with_the_token_once(daemon: Daemon, show: Show
     assert "6,000 MB are reserved for it, of 10,240 MB" in shown.page.locator("#agree").inner_text()
     keyboard.press("Enter")
     expect(shown.page.get_by_role("textbox", name="Token")).to_be_focused()
-    expect(shown.page.locator("#token-command")).to_contain_text("cat ~/.local/state/admit/token")
+    expect(shown.page.locator("#token-command")).to_contain_text("/.local/state}/admit/token")
     keyboard.type(daemon.token)
     keyboard.press("Enter")
     shown.shows("chat", "loaded")
