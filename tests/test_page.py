@@ -118,3 +118,10 @@ def test_the_wheel_has_every_file(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as whole:
         for name, body in page.files().items():
             assert whole.read(f"admitd/static/{name}") == body
+
+
+def test_the_pictures_in_the_docs_are_small_and_all_used() -> None:
+    text = (ROOT / "docs" / "dashboard.md").read_text()
+    pictures = {path.name: path.stat().st_size for path in (ROOT / "docs" / "images").glob("dashboard-*")}
+    assert pictures and all(size < 150_000 for size in pictures.values())
+    assert {name for name in pictures if f"images/{name}" in text} == set(pictures)

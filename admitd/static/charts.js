@@ -134,7 +134,7 @@ function memoryOptions(legend) {
     legend: { show: false },
     cursor: cursor(),
     scales: { x: { time: true }, y: { range: (_, low, high) => [0, Math.max(1, high) * 1.05] } },
-    axes: [axis({ values: (_, at) => at.map(() => ""), size: 4 }), axis({ size: 64, values: (_, each) => each.map((amount) => amount.toLocaleString("en-US")) })],
+    axes: [{ ...times(), values: (_, at) => at.map(() => ""), size: 4 }, axis({ size: 64, values: (_, each) => each.map((amount) => amount.toLocaleString("en-US")) })],
     series: [{}, ...CURVES.map(curve)],
     hooks: { setCursor: [(chart) => legend(chart.cursor.idx ?? undefined)] },
   };

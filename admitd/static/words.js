@@ -49,7 +49,9 @@ export function activity(service) {
 export function probe(service) {
   const known = service.condition;
   const word = known && known.probe;
-  if (!word) return ["none", NONE];
+  const there = service.state !== "stopped" && service.state !== "reserved";
+  // The sentinel's last round may be older than this look: of what has gone, only what is being done about it counts.
+  if (!word || !(there || word === "recovering" || word === "left_alone")) return ["none", NONE];
   const silent = `silent, ${known.probe_failures} in a row`;
   const said = {
     unasked: "not asked yet",

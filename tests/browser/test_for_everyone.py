@@ -82,8 +82,8 @@ def test_without_motion_nothing_moves(daemon: Daemon, show: Show) -> None:
 def test_every_control_is_reached_by_tab_and_shows_where_it_is(daemon: Daemon, show: Show) -> None:
     shown = show(daemon)
     seen = []
-    at = "() => document.activeElement === document.body ? null : [document.activeElement.getAttribute('aria-label') || document.activeElement.textContent.trim(), "
-    at += "getComputedStyle(document.activeElement).outlineStyle]"
+    at = "() => { const at = document.activeElement; return at === document.body ? null : "
+    at += "[at.getAttribute('aria-label') || at.textContent.trim(), getComputedStyle(at).outlineStyle] }"
     while len(seen) < 40:
         shown.page.keyboard.press("Tab")
         found = shown.page.evaluate(at)
