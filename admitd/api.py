@@ -7,7 +7,7 @@ import contextlib
 import hmac
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from fastapi import Depends, FastAPI, Header, Path, Query, Request, Response
@@ -17,9 +17,10 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 from starlette.exceptions import HTTPException
 
-from admitd import __version__, eventstream
+from admitd import __version__, eventstream, page
 from admitd.acting import Acting, Occupied
 from admitd.core import wire
+from admitd.core.condition import Condition
 from admitd.core.events import entry_json
 from admitd.core.terms import ProcessId
 from admitd.core.verdict import Admitted, Refused
@@ -30,7 +31,7 @@ from admitd.processes.table import CannotSee
 from admitd.reservations import NotRecorded
 
 if TYPE_CHECKING:
-    from admitd.sentinel import Health
+    from admitd.sentinel import Sentinel
 
 ASK_AGAIN_S: Final = 0.5
 """How often a waiting request looks whether its turn has come."""
@@ -96,7 +97,7 @@ def build(
     streams: Streams,
     token: str,
     config: str,
-    health: Callable[[], Health] | None = None,
+    sentinel: Sentinel | None = None,
 ) -> FastAPI:
     """The application. `config`: the file that remedies must name; empty where it is the one found by default."""
     app = FastAPI(
@@ -108,10 +109,11 @@ def build(
         redirect_slashes=False,
     )
     _answer_problems(app)
-    _asking(app, flight, config)
-    _telling_health(app, flight, health)
+    _asking(app, flight, config, sentinel)
+    _telling_health(app, flight, sentinel)
     _acting(app, acting, token, config)
     _remembering(app, streams)
+    page.show(app)
     _describe(app)
     return app
 
@@ -129,7 +131,7 @@ def _describe(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way (advanced/extending-openapi)
 
 
-def _asking(app: FastAPI, flight: Flight, config: str) -> None:
+def _asking(app: FastAPI, flight: Flight, config: str, sentinel: Sentinel | None) -> None:
     @app.post("/admit")
     async def admit(body: AdmitBody, request: Request) -> Response:
         """Ask whether a service may load; unless it is a dry run, a 200 reserves its budget for `holder_pid`."""
@@ -137,12 +139,17 @@ def _asking(app: FastAPI, flight: Flight, config: str) -> None:
         ask = Ask(body.service, holder, body.dry_run, 0.0 if body.dry_run else body.wait_s)
         return _verdict(await _ask_until(flight, ask, request), config)
 
-    shown = _Shown()
+    shown = _Shown(sentinel)
 
     @app.get("/capacity")
     async def capacity() -> Response:
         """What is charged against the pool right now, from a look that began after this request arrived."""
         return Response(shown.of(await flight.look()), media_type="application/json")
+
+    @app.get("/history")
+    async def history() -> Response:
+        """How the memory went in the last hour."""
+        return _json(200, wire.history([] if sentinel is None else sentinel.history()))
 
     @app.get("/plan")
     async def plan(service: _Wanted) -> Response:
@@ -158,14 +165,14 @@ def _asking(app: FastAPI, flight: Flight, config: str) -> None:
         return Response(status_code=204)
 
 
-def _telling_health(app: FastAPI, flight: Flight, health: Callable[[], Health] | None) -> None:
+def _telling_health(app: FastAPI, flight: Flight, sentinel: Sentinel | None) -> None:
     @app.get("/healthz")
     async def healthz() -> Response:
         """200 while the process table can be seen, 503 with the reason when it cannot."""
         scene = await flight.look()
         told = None
-        if health is not None:
-            now = health()
+        if sentinel is not None:
+            now = sentinel.health()
             ago_s = None if now.last_round_s_ago is None else round(now.last_round_s_ago, 3)
             told = {"rounds": now.rounds, "errors": now.errors, "last_round_s_ago": ago_s, "pressure": now.pressure}
         body = {"status": "ok", "version": __version__, "processes": scene.look.count, "sentinel": told}
@@ -276,20 +283,22 @@ def _verdict(answer: Answer, config: str) -> Response:
 class _Shown:
     """The body of the last scene: all who shared one look get the same bytes, rendered once."""
 
-    def __init__(self) -> None:
+    def __init__(self, sentinel: Sentinel | None) -> None:
+        self._sentinel = sentinel
         self._scene: Scene | None = None
         self._body = b""
 
     def of(self, scene: Scene) -> bytes:
         """The body for `scene`."""
         if scene is not self._scene:
-            self._scene, self._body = scene, json.dumps(_capacity(scene)).encode()
+            conditions = {} if self._sentinel is None else self._sentinel.conditions()
+            self._scene, self._body = scene, json.dumps(_capacity(scene, conditions)).encode()
         return self._body
 
 
-def _capacity(scene: Scene) -> dict[str, Any]:
+def _capacity(scene: Scene, conditions: Mapping[str, Condition]) -> dict[str, Any]:
     return {
-        **wire.capacity(scene.ledger, scene.reading),
+        **wire.capacity(scene.ledger, scene.reading, conditions),
         "config": scene.capacity.path,
         "processes": scene.look.count,
         "scanned_at": round(scene.at, 3),

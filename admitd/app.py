@@ -46,8 +46,8 @@ class House:
 
         flight = Flight(self.gate)
         acting = Acting(flight, self.environ)
-        health = None if sentinel is None else sentinel.health
-        return Doorkeeper(api.build(flight, acting, self.streams, places.token(self.environ), self.named, health), port)
+        token = places.token(self.environ)
+        return Doorkeeper(api.build(flight, acting, self.streams, token, self.named, sentinel), port)
 
     def sentinel(self, port: int) -> Sentinel:
         """The sentinel, not started yet. `port`: whose daemon it belongs to."""

@@ -85,8 +85,19 @@ class RefusalBody(ProblemBody):
     queue_position: int | None = None
 
 
+class Condition(BaseModel):
+    """What the sentinel knows of a service, as of its last round."""
+
+    busy: bool | None = Field(description="Whether it works; null: unknown, which counts as busy.")
+    active_s_ago: float | None = Field(description="Since it was last seen working; null: never.")
+    activity: str
+    probe: Literal["unasked", "answers", "busy", "silent", "recovering", "left_alone"] | None
+    probe_failures: int
+    peak_mb: int | None = Field(description="MiB; the most that was measured since it started.")
+
+
 class Service(BaseModel):
-    """One service's line in the ledger."""
+    """One service's line in the ledger. `condition` is null where nobody watches it."""
 
     name: str
     state: Literal["stopped", "reserved", "loaded", "half_loaded", "suspended"]
@@ -100,6 +111,9 @@ class Service(BaseModel):
     exclusive_with: list[str]
     pinned: bool
     evictable: bool
+    loadable: bool = Field(description="Whether it has a load_cmd.")
+    age_s: float | None = Field(description="Since its oldest process started.")
+    condition: Condition | None
 
 
 class Undeclared(BaseModel):
@@ -148,6 +162,23 @@ class Capacity(BaseModel):
     scanned_at: float
     scan_ms: float
     version: str
+
+
+class Sample(BaseModel):
+    """The machine's memory at one moment."""
+
+    at: float = Field(description="Seconds since 1970.")
+    charged_mb: _Mb
+    free_mb: int = Field(description="MiB; negative when over-committed.")
+    measured_mb: int = Field(description="MiB; what the services really held.")
+    available_mb: int | None
+    level: str | None
+
+
+class History(BaseModel):
+    """The last hour, a sample in ten seconds; empty where no daemon answers, but the command line itself."""
+
+    samples: list[Sample]
 
 
 class Plan(BaseModel):
@@ -258,6 +289,7 @@ ANSWERS: Final[Mapping[tuple[str, str], _Answers]] = {
         **_REFUSED,
     },
     ("get", "/capacity"): {200: ("The ledger", (Capacity,))},
+    ("get", "/history"): {200: ("How the memory went, oldest first", (History,))},
     ("get", "/plan"): {200: ("What would have to go", (Plan,)), 422: _bad("Malformed"), **_UNKNOWN},
     ("delete", "/reservations/{id}"): {
         204: ("Given back", ()),

@@ -234,6 +234,9 @@ def test_a_ledger_shows_everything_and_nobodys_command_line() -> None:
         "exclusive_with": ["a", "b"],
         "pinned": True,
         "evictable": False,
+        "loadable": False,
+        "age_s": None,
+        "condition": None,
     }
     assert (by_name["checked"]["matched_by"], by_name["checked"]["measured_mb"]) == ("loaded_check_cmd", None)
     assert (by_name["quiet"]["state"], by_name["quiet"]["matched_by"]) == ("stopped", None)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
+from admitd.core.condition import Condition, Sample
 from admitd.core.ledger import Account, Ledger
 from admitd.core.terms import RAM, Amounts, Reading, Reservation
 from admitd.core.units import MIB, free_to_mb, show_duration, to_mb
@@ -125,8 +127,10 @@ def reservation(held: Reservation) -> dict[str, Any]:
     }
 
 
-def capacity(ledger: Ledger, reading: Reading) -> dict[str, Any]:
-    """The body of GET /capacity, without the time of the look."""
+def capacity(
+    ledger: Ledger, reading: Reading, conditions: Mapping[str, Condition] = MappingProxyType({})
+) -> dict[str, Any]:
+    """The body of GET /capacity, without the time of the look. `conditions`: what the sentinel knows beside it."""
     host = ledger.capacity.host
     return {
         "host": host.name,
@@ -136,7 +140,10 @@ def capacity(ledger: Ledger, reading: Reading) -> dict[str, Any]:
         "pool_mb": _free_mb(ledger.pool),
         "charged_mb": _mb(ledger.charged),
         "free_mb": _free_mb(ledger.free),
-        "services": [_service(ledger.account(service)) for service in ledger.capacity.services.values()],
+        "services": [
+            _service(ledger.account(service), conditions.get(name))
+            for name, service in ledger.capacity.services.items()
+        ],
         "undeclared": [{"label": e.label, "charged_mb": _mb(e.charge), "why": e.why} for e in ledger.extras],
         "reservations": [reservation(held) for held in ledger.reservations],
         "waiting": [
@@ -149,9 +156,10 @@ def capacity(ledger: Ledger, reading: Reading) -> dict[str, Any]:
     }
 
 
-def _service(account: Account) -> dict[str, Any]:
+def _service(account: Account, condition: Condition | None) -> dict[str, Any]:
     service = account.service
     seen = account.sightings
+    ages = [process.age_s for process in account.processes if process.age_s is not None]
     matched_by: str | None
     if seen:
         matched_by = "mention" if account.mention_only else "process_pattern"
@@ -170,6 +178,37 @@ def _service(account: Account) -> dict[str, Any]:
         "exclusive_with": sorted(service.exclusive_with),
         "pinned": service.pinned,
         "evictable": service.evictable,
+        "loadable": service.load_cmd is not None,
+        "age_s": round(max(ages), 1) if ages else None,
+        "condition": None if condition is None else _condition(condition),
+    }
+
+
+def _condition(known: Condition) -> dict[str, Any]:
+    return {
+        "busy": known.busy,
+        "active_s_ago": None if known.active_s_ago is None else round(known.active_s_ago, 1),
+        "activity": known.activity,
+        "probe": None if known.probe is None else known.probe.value,
+        "probe_failures": known.failures,
+        "peak_mb": None if known.peak is None else _mb(known.peak),
+    }
+
+
+def history(samples: Sequence[Sample]) -> dict[str, Any]:
+    """The body of GET /history, oldest first."""
+    return {
+        "samples": [
+            {
+                "at": round(each.at, 3),
+                "charged_mb": _mb(each.charged),
+                "free_mb": _free_mb(each.free),
+                "measured_mb": _mb(each.measured),
+                "available_mb": None if each.available is None else _free_mb(each.available),
+                "level": None if each.level is None else each.level.word,
+            }
+            for each in samples
+        ]
     }
 
 

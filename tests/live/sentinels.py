@@ -32,6 +32,7 @@ class Doing:
     def __init__(self, busy: bool | None, last_active_s: float | None) -> None:
         self.busy = busy
         self.last_active_s = last_active_s
+        self.detail = "as the test says"
 
 
 class SaidWatch:
