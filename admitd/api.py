@@ -26,6 +26,7 @@ from admitd.core.verdict import Admitted, Refused
 from admitd.eventstream import Streams, TooMany
 from admitd.flight import Flight
 from admitd.gate import Answer, Ask, Scene, Unknown
+from admitd.journal import Journal
 from admitd.processes.table import CannotSee
 from admitd.reservations import NotRecorded
 
@@ -110,6 +111,7 @@ def build(
     _answer_problems(app)
     _asking(app, flight, config)
     _telling_health(app, flight, health)
+    _metering(app, flight, streams.journal, health)
     _acting(app, acting, token, config)
     _remembering(app, streams)
     _describe(app)
@@ -170,6 +172,23 @@ def _telling_health(app: FastAPI, flight: Flight, health: Callable[[], Health] |
             told = {"rounds": now.rounds, "errors": now.errors, "last_round_s_ago": ago_s}
         body = {"status": "ok", "version": __version__, "processes": scene.look.count, "sentinel": told}
         return _json(200, body)
+
+
+def _metering(app: FastAPI, flight: Flight, journal: Journal, health: Callable[[], Health] | None) -> None:
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """The ledger and what was counted, as Prometheus text. Where the machine cannot be seen, it says that."""
+        scene = None
+        with contextlib.suppress(CannotSee, NotRecorded):
+            scene = await flight.look()
+
+        def answer() -> Response:
+            from admitd import metrics  # here: few ever ask, and its library takes a while
+
+            text = metrics.text(scene, flight.gate, journal, None if health is None else health())
+            return Response(text, headers={"content-type": metrics.KIND})
+
+        return await asyncio.to_thread(answer)
 
 
 def _acting(app: FastAPI, acting: Acting, token: str, config: str) -> None:
