@@ -128,7 +128,7 @@ OWN_CHILDREN = STARTERS
 
 # Sums of charges that say nothing of room: they decide who is listed or spared first, or what is drawn.
 HARMLESS_SUMS = {
-    ("admit_cli/render.py", "_pool_bar"),
+    ("admit_cli/render.py", "pool_runs"),
     ("admitd/core/admission.py", "_holders"),
     ("admitd/core/eviction.py", "_fewest_from_the_top"),
     ("admitd/core/eviction.py", "_spare_the_dearest"),
