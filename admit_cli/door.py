@@ -70,6 +70,8 @@ class Door:
         self._environ = os.environ
         self._config = config
         self._inside: Inside | None = None
+        self.why_inside: str | None = None
+        """Why this process answers itself; None while a daemon does."""
         try:
             self._port = places.port(os.environ)
         except ValueError as problem:
@@ -123,6 +125,7 @@ class Door:
 
         if self._inside is None:
             self._inside = Inside(self._config, self._port)
+            self.why_inside = gone.why
             tell(f"admit: {gone.why}; deciding in this process, by the same rules")
         return self._inside
 
@@ -181,13 +184,21 @@ class Door:
         except (OSError, ValueError, IndexError):
             return None
 
-    def _daemons_file(self) -> str | None:
-        """The file that the daemon that listens goes by; None where none listens that this command would ask."""
+    def renewed(self) -> Door:
+        """Where to ask the next time: here, or, once this process answers itself, the daemon if one listens again."""
+        return Door(self._config) if self._inside is not None and self._listens() else self
+
+    def _listens(self) -> bool:
+        """Whether a daemon listens that this command would ask."""
         try:
             self._connect().close()
         except Gone:
-            return None
-        return self._noted()
+            return False
+        return True
+
+    def _daemons_file(self) -> str | None:
+        """The file that the daemon that listens goes by; None where none listens that this command would ask."""
+        return self._noted() if self._listens() else None
 
 
 def _receive(connection: _socket.socket, patience_s: float, on_tick: Callable[[], None] | None) -> bytes:

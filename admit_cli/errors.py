@@ -42,7 +42,7 @@ def told(error: Exception, *, as_json: bool = False) -> int:
         tell("".join(traceback.format_exception(error)), end="")
     for kind, code, title in _CODES:
         if isinstance(error, kind):
-            return _told(code, title, _sentence(error), error, as_json)
+            return _told(code, title, sentence(error), error, as_json)
     detail = f"{type(error).__name__}: {error}"
     tell(
         f"admit: a fault in admit itself ({detail}). What it had reserved ends with it. ADMIT_DEBUG=1 shows where; "
@@ -61,7 +61,8 @@ def interrupted(detail: str = "interrupted", *, as_json: bool = False) -> int:
     return INTERRUPTED
 
 
-def _sentence(error: Exception) -> str:
+def sentence(error: Exception) -> str:
+    """What went wrong, fit for users."""
     if type(error).__module__ == "builtins" and isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)

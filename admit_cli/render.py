@@ -88,45 +88,64 @@ def coloured(text: str, colour: str) -> str:
 
 def status(ledger: dict[str, Any]) -> str:
     """One screen: the pool, every service, who holds and who waits, pressure, warnings."""
-    pool, charged, free = ledger["pool_mb"], ledger["charged_mb"], ledger["free_mb"]
     lines = [
-        f"{coloured(ledger['host'], 'bold')}: {charged} of {pool} MB charged, "
-        + (coloured(f"{free} MB free", "green") if free >= 0 else coloured(f"OVER-COMMITTED by {-free} MB", "red")),
-        _pool_bar(ledger),
-        f"physical {ledger['ram_physical_mb']} MB = pool {pool} + reserved {ledger['ram_reserved_mb']} "
+        f"{coloured(ledger['host'], 'bold')}: " + in_use(ledger),
+        "[" + "".join(run for _, run in pool_runs(ledger, WIDTH - 2)) + pool_end(ledger),
+        f"physical {ledger['ram_physical_mb']} MB = pool {ledger['pool_mb']} + reserved {ledger['ram_reserved_mb']} "
         f"+ safety {ledger['ram_safety_mb']}",
-        _pressure(ledger["pressure"], ledger["live_veto"]),
+        pressure_line(ledger["pressure"], ledger["live_veto"]),
         "",
         *_services(ledger["services"]),
+        *notes(ledger),
     ]
-    for each in ledger["undeclared"]:
-        lines.append(f"{each['label']}: {each['charged_mb']} MB charged; {each['why']}")
+    return "\n".join(lines)
+
+
+def in_use(ledger: dict[str, Any]) -> str:
+    """How much of the pool is charged, and how much is left."""
+    pool, charged, free = ledger["pool_mb"], ledger["charged_mb"], ledger["free_mb"]
+    left = coloured(f"{free} MB free", "green") if free >= 0 else coloured(f"OVER-COMMITTED by {-free} MB", "red")
+    return f"{charged} of {pool} MB charged, {left}"
+
+
+def notes(ledger: dict[str, Any]) -> list[str]:
+    """What is charged beside the services, who holds, who waits, and what is odd: a line each."""
+    lines = [f"{each['label']}: {each['charged_mb']} MB charged; {each['why']}" for each in ledger["undeclared"]]
     for held in ledger["reservations"]:
         who = f"process {held['holder_pid']}" if held["holder_pid"] else "no named holder"
         lines.append(f"reserved: {held['service']}, {held['budget_mb']} MB, for {who} ({_left(held['expires_at'])})")
     for place, waiter in enumerate(ledger["waiting"], 1):
         lines.append(f"waiting, position {place}: {waiter['service']} (priority {waiter['priority']})")
-    lines += [coloured(f"warning: {printable(warning)}", "yellow") for warning in ledger["warnings"]]
-    return "\n".join(lines)
+    return lines + [coloured(f"warning: {printable(warning)}", "yellow") for warning in ledger["warnings"]]
 
 
-def _pool_bar(ledger: dict[str, Any]) -> str:
-    """One letter a service, dots for what is free; never less than one letter for who is charged anything. Where two
-    neighbours begin with the same letter, the second is shown in capitals. A > at the end: over-committed."""
-    width, whole = WIDTH - 2, max(1, ledger["pool_mb"], ledger["charged_mb"])
-    charged = [(s["name"][0].lower(), s["charged_mb"]) for s in ledger["services"] if s["charged_mb"]]
-    charged += [("?", each["charged_mb"]) for each in ledger["undeclared"] if each["charged_mb"]]
-    cells = [max(1, round(charge / whole * width)) for _, charge in charged]
+def pool_runs(ledger: dict[str, Any], width: int) -> list[tuple[str, str]]:
+    """The pool as `width` characters, in runs: who is charged, and his part of them; the last is what is free.
+
+    One letter a service, dots for what is free; never less than one letter for who is charged anything. Where two
+    neighbours begin with the same letter, the second is shown in capitals."""
+    whole = max(1, ledger["pool_mb"], ledger["charged_mb"])
+    charged = [(s["name"], s["name"][0].lower(), s["charged_mb"]) for s in ledger["services"] if s["charged_mb"]]
+    charged += [(each["label"], "?", each["charged_mb"]) for each in ledger["undeclared"] if each["charged_mb"]]
+    cells = [max(1, round(charge / whole * width)) for _, _, charge in charged]
     while sum(cells) > width and max(cells) > 1:
         cells[cells.index(max(cells))] -= 1
-    drawn = ""
-    for (letter, _), count in zip(charged, cells, strict=True):
-        drawn += (letter.upper() if drawn.endswith(letter) else letter) * count
-    end = ">" if ledger["charged_mb"] > ledger["pool_mb"] else "]"
-    return f"[{drawn[:width].ljust(width, '.')}{end}"
+    runs: list[tuple[str, str]] = []
+    left, before = width, ""
+    for (name, letter, _), count in zip(charged, cells, strict=True):
+        before = letter.upper() if before == letter else letter
+        runs.append((name, before * min(count, left)))
+        left -= len(runs[-1][1])
+    return [*runs, ("", "." * left)]
 
 
-def _pressure(pressure: dict[str, Any], live_veto: bool) -> str:
+def pool_end(ledger: dict[str, Any]) -> str:
+    """What closes the bar: a > where more is charged than there is."""
+    return ">" if ledger["charged_mb"] > ledger["pool_mb"] else "]"
+
+
+def pressure_line(pressure: dict[str, Any], live_veto: bool) -> str:
+    """How bad it is for the whole machine, by the system's own word."""
     level = pressure["level"] or "unknown"
     colour = {"normal": "green", "warn": "yellow", "critical": "red"}.get(level, "dim")
     veto = "" if live_veto else "\nlive_veto: off"
@@ -142,18 +161,22 @@ def _services(services: list[dict[str, Any]]) -> list[str]:
     for service in services:
         state = f"{service['state']:11}"
         holds = "-" if service["measured_mb"] is None else str(service["measured_mb"])
-        pids = " ".join(map(str, service["pids"][:4])) + (" ..." if len(service["pids"]) > 4 else "")
-        if service["matched_by"] == "mention":
-            pids = f"only mentioned by {' '.join(map(str, service['mentioned_by'][:3]))}"
-        elif service["matched_by"] == "loaded_check_cmd":
-            pids = "its check says so"
-        marks = "".join(f" ({word})" for word in ("pinned",) if service[word])
         lines.append(
             f"{service['name']:{width}}  {coloured(state, _STATE_COLOURS.get(service['state'], 'dim'))}  "
             f"{service['ram_budget_mb']:>7}  {holds:>7}  {service['charged_mb']:>7}  {service['priority']:>4}  "
-            f"{pids}{marks}".rstrip()
+            f"{seen_as(service)}".rstrip()
         )
     return lines
+
+
+def seen_as(service: dict[str, Any]) -> str:
+    """Its processes, or what else makes it count as loaded; and whether it is pinned."""
+    pids = " ".join(map(str, service["pids"][:4])) + (" ..." if len(service["pids"]) > 4 else "")
+    if service["matched_by"] == "mention":
+        pids = f"only mentioned by {' '.join(map(str, service['mentioned_by'][:3]))}"
+    elif service["matched_by"] == "loaded_check_cmd":
+        pids = "its check says so"
+    return f"{pids} (pinned)" if service["pinned"] else pids
 
 
 def _left(expires_at: float) -> str:

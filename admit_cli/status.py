@@ -61,5 +61,6 @@ def _watch(door: Door, as_json: bool) -> int:
             if not out_now(render.on_screen(text) if screen else text):
                 return 0
             time.sleep(EVERY_S)
+            door = door.renewed()
     except KeyboardInterrupt:
         return 0  # that is how one ends it

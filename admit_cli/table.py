@@ -163,6 +163,17 @@ COMMANDS = (
         (JSON, Option("--watch", FLAG, "Show it again every 2 seconds.")),
     ),
     Command(
+        "top",
+        "admit_cli.top:top",
+        "Watch the ledger live, and act on it. Sort, filter, load, unload and explain by key; the newest events below.",
+        ("admit top", "admit top --sort charged --filter loaded"),
+        (),
+        (
+            Option("--sort", TEXT, "Order by name, state, budget, holds, charged or prio.", "COLUMN"),
+            Option("--filter", TEXT, "Only services whose name or state has this in it.", "TEXT"),
+        ),
+    ),
+    Command(
         "plan",
         "admit_cli.status:plan",
         "Show what would have to be unloaded for it to fit. Changes nothing.",

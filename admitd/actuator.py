@@ -66,6 +66,11 @@ def start_foreground(command: Sequence[str], output: IO[str] | None) -> subproce
         raise CannotStart(f"{command[0]} cannot be run: {why}") from problem
 
 
+def start_apart(command: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start a command in a session of its own, all that it prints in `output`: it goes on when we end."""
+    return _start(list(command), output)
+
+
 def end_child(process: subprocess.Popen[bytes], family: Iterable[ProcessId], patience_s: float) -> None:
     """End a child of ours and what it started, its `family`: SIGTERM, and SIGKILL to who is still there in the end."""
     fds = [fd for each in family if each.pid != process.pid and (fd := _pidfd_of(each)) is not None]

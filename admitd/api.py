@@ -27,6 +27,7 @@ from admitd.core.verdict import Admitted, Refused
 from admitd.eventstream import Streams, TooMany
 from admitd.flight import Flight
 from admitd.gate import Answer, Ask, Scene, Unknown
+from admitd.journal import Journal
 from admitd.processes.table import CannotSee
 from admitd.reservations import NotRecorded
 
@@ -111,6 +112,7 @@ def build(
     _answer_problems(app)
     _asking(app, flight, config, sentinel)
     _telling_health(app, flight, sentinel)
+    _metering(app, flight, streams.journal, sentinel)
     _acting(app, acting, token, config)
     _remembering(app, streams)
     page.show(app)
@@ -177,6 +179,23 @@ def _telling_health(app: FastAPI, flight: Flight, sentinel: Sentinel | None) -> 
             told = {"rounds": now.rounds, "errors": now.errors, "last_round_s_ago": ago_s, "pressure": now.pressure}
         body = {"status": "ok", "version": __version__, "processes": scene.look.count, "sentinel": told}
         return _json(200, body)
+
+
+def _metering(app: FastAPI, flight: Flight, journal: Journal, sentinel: Sentinel | None) -> None:
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """The ledger and what was counted, as Prometheus text. Where the machine cannot be seen, it says that."""
+        scene = None
+        with contextlib.suppress(CannotSee, NotRecorded):
+            scene = await flight.look()
+
+        def answer() -> Response:
+            from admitd import metrics  # here: few ever ask, and its library takes a while
+
+            text = metrics.text(scene, flight.gate, journal, None if sentinel is None else sentinel.health())
+            return Response(text, headers={"content-type": metrics.KIND})
+
+        return await asyncio.to_thread(answer)
 
 
 def _acting(app: FastAPI, acting: Acting, token: str, config: str) -> None:

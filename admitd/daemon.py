@@ -37,6 +37,7 @@ def run(environ: Mapping[str, str], config: str | None, port: int) -> None:
         notifier = Notifier(lambda: house.gate.capacity().sentinel, house.journal.write)
         ends.callback(notifier.close)
         house.journal.listen(notifier.tell)
+        house.journal.listen(house.gate.tally.happened)
 
         def ready() -> None:
             gc.freeze()  # nor is there anything to find later in what stays for good

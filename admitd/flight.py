@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from admitd.core.verdict import Admitted
+from admitd.core.verdict import Admitted, Verdict
 from admitd.gate import Answer, Ask, Gate, Scene, Unknown
 
 _Told = tuple[Answer | Unknown | None, Scene | None]
@@ -94,7 +96,9 @@ class Flight:
         if not asks:
             scene: Scene | None = self.gate.look()
             return [(None, scene) for _ in aboard]
+        began = time.perf_counter()
         answers, scene = self.gate.decide(asks)
+        self.gate.tally.decided(time.perf_counter() - began, _told(asks, answers))
         told = iter(answers)
         failure: Exception | None = None
         if scene is None and len(asks) < len(aboard):
@@ -106,6 +110,15 @@ class Flight:
         return [
             (next(told), scene) if passenger.ask is not None else (failure or (None, scene)) for passenger in aboard
         ]
+
+
+def _told(asks: Sequence[Ask], answers: Sequence[Answer | Unknown]) -> list[Verdict]:
+    """The verdicts that count: no dry run's; of one who waits in the queue, his first refusal and his admission."""
+    return [
+        answer.verdict
+        for ask, answer in zip(asks, answers, strict=True)
+        if isinstance(answer, Answer) and not ask.dry_run and not (ask.waiter is not None and answer.waiter is not None)
+    ]
 
 
 def _his(result: _Landed) -> list[str]:

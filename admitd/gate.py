@@ -38,6 +38,7 @@ from admitd.memory import Memory
 from admitd.processes.matching import Matcher
 from admitd.processes.table import CannotSee, Look, ProcessTable
 from admitd.reservations import Busy, NotRecorded, Reservations, Standing
+from admitd.tally import Tally
 
 TRIES: Final = 10
 SAFELIST: Final = "safelist..{}"
@@ -117,6 +118,7 @@ class Gate:
         self.records = records
         self._run_checks = run_checks
         self.record = record
+        self.tally = Tally()
         self._matcher: tuple[Capacity, Matcher] | None = None
         self._one_at_a_time = threading.RLock()
 
@@ -305,6 +307,7 @@ class Gate:
         launchers = [r.holder.pid for r in standing.reservations if r.holder is not None]
         look = (see or self.table.look)(self.matcher(capacity), launchers)
         took_s = time.perf_counter() - began
+        self.tally.looked(took_s)
         safelisted = tuple(seen for seen in look.sightings if seen.service not in capacity.services)
         if safelisted:
             look = replace(look, sightings=tuple(s for s in look.sightings if s.service in capacity.services))

@@ -297,6 +297,7 @@ ANSWERS: Final[Mapping[tuple[str, str], _Answers]] = {
         422: _bad("Malformed"),
     },
     ("get", "/events"): {200: ("Oldest first; or, when asked for, a live stream", (Events,)), 422: _bad("Malformed")},
+    ("get", "/metrics"): {200: ("Prometheus text", ())},
     ("get", "/healthz"): {200: ("The process table can be seen", (Health,))},
     ("post", "/services/{name}/load"): {
         200: ("It is loaded", (Loaded,)),
@@ -335,6 +336,8 @@ def describe(app: FastAPI) -> dict[str, Any]:
         document["paths"][path][method]["responses"] = {str(code): _answer(code, *said) for code, said in everything}
     live = document["paths"]["/events"]["get"]["responses"]["200"]["content"]
     live["text/event-stream"] = {"schema": {"type": "string"}}
+    metrics = document["paths"]["/metrics"]["get"]["responses"]["200"]
+    metrics["content"] = {"text/plain": {"schema": {"type": "string"}}}
     return document
 
 

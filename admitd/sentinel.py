@@ -315,6 +315,7 @@ class Sentinel:
                 half.append(replace(standing, progress=self._watch.progress(name)))
         self._memory.halfway, told = halfway.step(self._memory.halfway, sight.now, half)
         heard = self._errands.heard()
+        self._gate.tally.probed(heard)
         self._memory.probing, asked = probing.step(
             self._memory.probing, sight.now, self._watched(sight), heard, sight.scene.capacity.sentinel
         )

@@ -69,6 +69,7 @@ ORDER = (
     "admitd/trail.py",
     "admitd/journal.py",
     "admitd/footprints.py",
+    "admitd/tally.py",
     "admitd/gate.py",
     "admitd/flight.py",
     "admitd/probe.py",
@@ -85,6 +86,7 @@ ORDER = (
     "admitd/errands.py",
     "admitd/sentinel.py",
     "admitd/eventstream.py",
+    "admitd/metrics.py",
     "admitd/schemas.py",
     "admitd/page.py",
     "admitd/doorkeeper.py",
@@ -129,7 +131,7 @@ OWN_CHILDREN = STARTERS
 
 # Sums of charges that say nothing of room: they decide who is listed or spared first, or what is drawn.
 HARMLESS_SUMS = {
-    ("admit_cli/render.py", "_pool_bar"),
+    ("admit_cli/render.py", "pool_runs"),
     ("admitd/core/admission.py", "_holders"),
     ("admitd/core/eviction.py", "_fewest_from_the_top"),
     ("admitd/core/eviction.py", "_spare_the_dearest"),
@@ -145,10 +147,12 @@ HEAVY = {
     "http",
     "httptools",
     "platformdirs",
+    "prometheus_client",
     "pydantic",
     "re2",
     "rich",
     "starlette",
+    "textual",
     "typer",
     "uvicorn",
     "uvloop",
