@@ -99,11 +99,13 @@ WAIT = Option("--wait", DURATION, "Where it is refused: wait in the queue for so
 YES = Option("--yes", FLAG, "Don't ask before unloading others.")
 
 NAME = Argument("name", "A service that capacity.yaml declares.")
+KEYS = Argument("keys", "KEY=VALUE, by the names of the file; probe.url=... for what stands deeper.", many=True)
 NAMES = Argument("name", "Services that capacity.yaml declares.", many=True)
 
 GROUPS = {
     "config": "Check capacity.yaml, or print its JSON Schema.",
     "daemon": "Run the daemon that answers everybody.",
+    "service": "Add, edit or remove a service of capacity.yaml.",
 }
 
 COMMANDS = (
@@ -243,6 +245,36 @@ COMMANDS = (
         "Print the JSON Schema of capacity.yaml, for editors.",
         ("admit config schema > capacity.schema.json",),
         (),
+        (JSON,),
+    ),
+    Command(
+        "service add",
+        "admit_cli.service:add",
+        "Declare one more service in capacity.yaml. Every comment stays; what would make the file wrong is refused.",
+        (
+            "admit service add coder ram_budget_mb=14000 'process_pattern=mlx_lm[. ]server .*Coder'",
+            "admit service add chat ram_budget_mb=7000 loaded_check_cmd='lms ps | grep -qw chat'",
+        ),
+        (NAME, KEYS),
+        (JSON,),
+    ),
+    Command(
+        "service edit",
+        "admit_cli.service:edit",
+        "Change keys of a service in capacity.yaml. KEY= takes one out, and it has its default again.",
+        (
+            "admit service edit coder ram_budget_mb=16000 priority=80",
+            "admit service edit coder exclusive_with=chat,vision hard_limit_mb=",
+        ),
+        (NAME, KEYS),
+        (JSON,),
+    ),
+    Command(
+        "service remove",
+        "admit_cli.service:remove",
+        "Take a service out of capacity.yaml, with its comment. What runs goes on, and is counted no more.",
+        ("admit service remove coder",),
+        (NAME,),
         (JSON,),
     ),
     Command(
