@@ -232,6 +232,23 @@ COMMANDS = (
         ),
     ),
     Command(
+        "init",
+        "admit_cli.init:init",
+        "Write a capacity.yaml for this machine, from what runs. It shows what it found, and asks; a file that is there "
+        "is never overwritten.",
+        (
+            "admit init                       # while your model servers run",
+            "admit init --yes                 # without a question",
+            "admit init --merge               # add what runs to the file that is there; comments stay",
+        ),
+        (),
+        (
+            Option("--merge", FLAG, "Add to the file that is there what runs and is not declared yet."),
+            Option("--yes", FLAG, "Don't ask."),
+            JSON,
+        ),
+    ),
+    Command(
         "config check",
         "admit_cli.config:check",
         "Read capacity.yaml and report every problem at once. Ends with 78 where there is one.",

@@ -1,0 +1,348 @@
+"""discovery: which engines run on this machine now, as services that could be declared: matched, measured, estimated.
+
+Nothing is asked that would load a model: Ollama and LM Studio are asked what they have loaded already.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import http.client
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from admitd import actuator, engines, modelfiles
+from admitd.core import sizing
+from admitd.core.sizing import Attention, Engine
+from admitd.core.terms import RAM, Capacity, ProcessId, Service
+from admitd.engines import Draft, Found, Matching
+from admitd.measuring import Measuring, in_words
+from admitd.memory import Memory
+from admitd.modelfiles.bounded import BadFile
+from admitd.processes import naming
+from admitd.processes.cputime import CpuTimes
+from admitd.processes.matching import Matcher
+from admitd.processes.table import Look, ProcessTable
+
+ASK_S: Final = 2.0
+ANSWER_MAX: Final = 1 << 20
+CONTEXT: Final = 8192
+"""Tokens that an estimate goes by where the command line names none."""
+OLLAMA: Final = "127.0.0.1:11434"
+
+
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """A draft with the way it is matched, its budget, and what is to be said of both. Amounts are bytes."""
+
+    draft: Draft
+    way: Matching | None
+    matched: str
+    budget: int | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Discovered:
+    """What runs, what runs and cannot be declared (engine: why), what is merely installed."""
+
+    services: tuple[Sized, ...] = ()
+    passed_over: tuple[tuple[str, str], ...] = ()
+    installed: tuple[str, ...] = ()
+    held: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Eyes:
+    """What the machine is seen with. `claimed`: processes that are services already."""
+
+    table: ProcessTable
+    memory: Memory
+    times: CpuTimes
+    environ: Mapping[str, str]
+    home: Path
+    claimed: frozenset[int] = frozenset()
+
+
+def discover(eyes: Eyes) -> Discovered:
+    """Look. Raises CannotSee."""
+    seen = [Service(f"engine-{each.key}", {RAM: 1}, process_pattern=each.seen) for each in engines.ENGINES]
+    look = eyes.table.look(Matcher(seen))
+    drafts: list[Draft] = []
+    passed: dict[str, str] = {}
+    for found in _found(look, eyes):
+        draft = engines.of(found)
+        if draft is not None:
+            drafts.append(draft)
+        elif found.engine not in ("ollama", "lm-studio") and found.program != "llama-server":
+            pids = ", ".join(map(str, found.pids))
+            passed[found.engine] = f"process {pids} does not say in its arguments which one it is"
+    running = {sighting.service for sighting in look.sightings if not sighting.mention}
+    if "engine-ollama" in running:
+        drafts += _ollama(eyes, passed)
+    if "engine-lm-studio" in running:
+        drafts += _lm_studio(eyes, passed)
+    ids = _ids(look)
+    drafts = _named_apart(drafts)
+    matched = _matched(drafts, eyes)
+    services = tuple(_sized(draft, *matched[draft.name], ids, eyes) for draft in drafts)
+    known = [each for pid, each in ids.items() if any(pid in draft.pids for draft in drafts)]
+    installed = tuple(
+        each.title
+        for each in engines.ENGINES
+        if f"engine-{each.key}" not in running and any(_installed(tool, eyes) for tool in each.tools)
+    )
+    return Discovered(services, tuple(passed.items()), installed, eyes.memory.footprint(known, 0) or 0 if known else 0)
+
+
+def without(found: Discovered, declared: Capacity) -> Discovered:
+    """What a file lacks: a model that is told by a check is there already where one of its name is; a process has a
+    name of its own beside those of the file."""
+    services = []
+    names = set(declared.services)
+    for each in found.services:
+        draft = each.draft
+        if each.way is None and draft.name in names:
+            continue
+        name, number = draft.name, 2
+        while name in names:
+            name, number = f"{draft.name}-{number}", number + 1
+        names.add(name)
+        services.append(dataclasses.replace(each, draft=dataclasses.replace(draft, name=name)))
+    return dataclasses.replace(found, services=tuple(services))
+
+
+def _ids(look: Look) -> dict[int, ProcessId]:
+    return {sighting.process.id.pid: sighting.process.id for sighting in look.sightings}
+
+
+def _found(look: Look, eyes: Eyes) -> list[Found]:
+    """Live processes by engine; those with the same command line are one service."""
+    groups: dict[tuple[str, tuple[str, ...]], list[Any]] = {}
+    for sighting in look.sightings:
+        pid = sighting.process.id.pid
+        if not sighting.mention and pid not in eyes.claimed and pid in look.lines:
+            line = naming.read(look.lines[pid])
+            groups.setdefault((sighting.service.removeprefix("engine-"), line.argv), []).append((sighting, line))
+    found = []
+    for (engine, argv), members in groups.items():
+        sighting, line = members[0]
+        pid = sighting.process.id.pid
+        cwd, path = _surroundings(pid)
+        pids = tuple(sorted(each.process.id.pid for each, _ in members))
+        mine = sighting.process.uid == os.geteuid()
+        command = _command(line, cwd, path or eyes.environ.get("PATH", ""))
+        found.append(Found(engine, pids, argv, line.program, mine, cwd, command))
+    return found
+
+
+def _surroundings(pid: int) -> tuple[str | None, str | None]:
+    """A process's folder and its PATH, where they can be read."""
+    cwd = path = None
+    try:
+        cwd = os.readlink(f"/proc/{pid}/cwd")
+        environ = Path(f"/proc/{pid}/environ").read_bytes()[:ANSWER_MAX]
+        found = [each[5:] for each in environ.split(b"\0") if each.startswith(b"PATH=")]
+        path = found[0].decode("utf-8", "surrogateescape") if found else None
+    except OSError:
+        pass
+    return cwd, path
+
+
+def _command(line: naming.Line, cwd: str | None, path: str) -> str:
+    """What starts the same server again: absolute where it can be, in its folder where its arguments need that."""
+    argv = list(line.argv)
+    script = argv[line.script] if line.script is not None else ""
+    if script.startswith("/") and os.access(script, os.X_OK):
+        argv = argv[line.script :]
+    elif "/" not in argv[0]:
+        argv[0] = shutil.which(argv[0], path=path) or argv[0]
+    text = shlex.join(argv)
+    relative = [word for word in argv if not word.startswith(("/", "-")) and ("/" in word or word == script)]
+    if cwd and any((Path(cwd) / word).exists() for word in relative):
+        return f"cd {shlex.quote(cwd)} && exec {text}"
+    return text
+
+
+def _named_apart(drafts: Iterable[Draft]) -> list[Draft]:
+    """Each with a name of its own."""
+    out: dict[str, Draft] = {}
+    for draft in drafts:
+        name, number = draft.name, 2
+        while name in out:
+            name, number = f"{draft.name}-{number}", number + 1
+        out[name] = dataclasses.replace(draft, name=name)
+    return list(out.values())
+
+
+def _matched(drafts: Sequence[Draft], eyes: Eyes) -> dict[str, tuple[Matching | None, str]]:
+    """For each draft the loosest way that matches its processes and nothing else, and what that way matches now."""
+    ways = {
+        f"d{i}.w{j}": (draft, way) for i, draft in enumerate(drafts) for j, way in enumerate(dict.fromkeys(draft.ways))
+    }
+    services = [Service(key, {RAM: 1}, process_pattern=w.pattern, program=w.program) for key, (_, w) in ways.items()]
+    look = eyes.table.look(Matcher(services)) if services else Look()
+    out: dict[str, tuple[Matching | None, str]] = {}
+    for draft in drafts:
+        best: tuple[tuple[int, int, int], Matching, str] | None = None
+        for key, (whose, way) in ways.items():
+            if whose is not draft:
+                continue
+            is_it = {s.process.id.pid for s in look.sightings if s.service == key and not s.mention}
+            mention = {s.process.id.pid for s in look.sightings if s.service == key and s.mention} - is_it
+            rank = (len(set(draft.pids) - is_it), len(is_it - set(draft.pids)), len(mention))
+            if best is None or rank < best[0]:
+                best = (rank, way, _said(set(draft.pids), is_it, mention))
+        out[draft.name] = (best[1], best[2]) if best else (None, "told by its check, not by a process")
+    return out
+
+
+def _said(own: set[int], is_it: set[int], mention: set[int]) -> str:
+    text = f"matches process {_listed(own & is_it)} now" if own & is_it else "matches no process now"
+    if is_it - own:
+        text += f", and also {_listed(is_it - own)}: make it stricter"
+    elif mention:
+        return f"{text}; {_listed(mention)} only mentions it: charged, and never signalled"
+    else:
+        text += " and nothing else"
+    return text
+
+
+def _listed(pids: Iterable[int]) -> str:
+    return ", ".join(str(pid) for pid in sorted(pids))
+
+
+def _sized(draft: Draft, way: Matching | None, matched: str, ids: Mapping[int, ProcessId], eyes: Eyes) -> Sized:
+    """The budget: the largest of what was measured, what the model's files say, and what the engine names."""
+    said: list[tuple[int, str]] = []
+    own = [ids[pid] for pid in draft.pids if pid in ids]
+    if own:
+        watching = Measuring(lambda: own, eyes.memory, eyes.times)
+        if watching.look(time.monotonic()):
+            most = watching.seen.most
+            said.append((sizing.budget(most), f"held {in_words(most)} at most since it started"))
+    estimated = _estimate(draft, eyes)
+    if estimated is not None:
+        said.append(estimated)
+    if draft.budget is not None:
+        exact = draft.engine == "qemu"
+        said.append(
+            (draft.budget if exact else sizing.budget(draft.budget), f"{in_words(draft.budget)} by its own account")
+        )
+    if not said:
+        return Sized(draft, way, matched, None, "nothing tells what it will hold")
+    return Sized(draft, way, matched, max(size for size, _ in said), "; ".join(text for _, text in said))
+
+
+def _estimate(draft: Draft, eyes: Eyes) -> tuple[int, str] | None:
+    """What the model's files say, where they are here."""
+    path = None if draft.model is None else _model_path(draft, eyes)
+    if path is None:
+        return None
+    try:
+        files = modelfiles.read(path)
+    except (BadFile, OSError, RecursionError):
+        return None
+    trained = files.shape.context
+    whole = files.engine is Engine.LLAMA and trained
+    tokens = draft.tokens or (trained if whole and trained else min(CONTEXT, trained or CONTEXT))
+    attention = Attention.FUSED if sys.platform == "darwin" else Attention.WHOLE
+    found = sizing.estimate(files, tokens, 1, attention)
+    extra = f" and its cache of prompts {in_words(draft.cache)}" if draft.cache else ""
+    return sizing.budget(
+        found.together + draft.cache
+    ), f"its files say {in_words(found.together)} at {tokens} tokens{extra}"
+
+
+def _model_path(draft: Draft, eyes: Eyes) -> Path | None:
+    assert draft.model is not None
+    path = Path(draft.model).expanduser()
+    if not path.is_absolute():
+        cwd = _surroundings(draft.pids[0])[0] if draft.pids else None
+        path = Path(cwd or ".") / path
+    if path.exists():
+        return path
+    hub = Path(eyes.environ.get("HF_HOME") or eyes.home / ".cache" / "huggingface") / "hub"
+    cached = hub / ("models--" + draft.model.split(":")[0].replace("/", "--"))
+    return cached if cached.is_dir() else None
+
+
+def _ollama(eyes: Eyes, passed: dict[str, str]) -> list[Draft]:
+    host = (eyes.environ.get("OLLAMA_HOST") or OLLAMA).removeprefix("http://").rstrip("/")
+    host = host if ":" in host else f"{host}:11434"
+    host = host.replace("0.0.0.0", "127.0.0.1")  # noqa: S104
+    answer = _asked(host, "/api/ps")
+    listed = answer.get("models") if isinstance(answer, dict) else None
+    if not isinstance(listed, list):
+        passed["ollama"] = f"it runs, and does not say at http://{host}/api/ps which models it has loaded"
+        return []
+    if not listed:
+        passed["ollama"] = "it runs and has no model loaded; load one, then: admit init --merge"
+    found = []
+    for each in listed:
+        name, size = (each.get("name"), each.get("size")) if isinstance(each, dict) else (None, None)
+        if isinstance(name, str) and name.isprintable() and 0 < len(name) < 200:
+            found.append(engines.ollama_model(name, size if isinstance(size, int) else None, f"http://{host}"))
+    return found
+
+
+def _lm_studio(eyes: Eyes, passed: dict[str, str]) -> list[Draft]:
+    lms = shutil.which("lms", path=eyes.environ.get("PATH")) or str(eyes.home / ".lmstudio" / "bin" / "lms")
+    listed: Any = None
+    if os.access(lms, os.X_OK):
+        try:
+            listed = json.loads(_printed((lms, "ps", "--json")))
+        except (ValueError, RecursionError):
+            listed = None
+    if not isinstance(listed, list):
+        passed["lm-studio"] = "it runs, and its command lms does not say which models it has loaded"
+        return []
+    if not listed:
+        passed["lm-studio"] = "it runs and has no model loaded; load one, then: admit init --merge"
+    found = []
+    for each in listed:
+        if isinstance(each, dict) and isinstance(name := each.get("identifier"), str) and name.isprintable() and name:
+            size, key = each.get("sizeBytes"), each.get("modelKey")
+            key = key if isinstance(key, str) and key.isprintable() else name
+            found.append(engines.lm_studio_model(name, key, size if isinstance(size, int) else None))
+    return found
+
+
+def _asked(host: str, path: str) -> Any:
+    """What a server on this machine answers; None where it does not."""
+    client = http.client.HTTPConnection(host, timeout=ASK_S)
+    try:
+        client.request("GET", path)
+        return json.loads(client.getresponse().read(ANSWER_MAX))
+    except (OSError, http.client.HTTPException, ValueError, RecursionError):
+        return None
+    finally:
+        client.close()
+
+
+def _printed(command: tuple[str, ...], bound_s: float = 5.0) -> bytes:
+    """What a command prints; nothing where it does not end in time."""
+    try:
+        process = actuator.start_helper(command, subprocess.PIPE)
+    except actuator.CannotStart:
+        return b""
+    try:
+        return process.communicate(timeout=bound_s)[0]
+    except subprocess.TimeoutExpired:
+        actuator.end_session(process.pid)
+        process.communicate()
+        return b""
+
+
+def _installed(tool: str, eyes: Eyes) -> bool:
+    if tool.endswith(".app"):
+        return sys.platform == "darwin" and any((Path(f) / tool).exists() for f in ("/Applications", eyes.home))
+    return shutil.which(tool, path=eyes.environ.get("PATH")) is not None
