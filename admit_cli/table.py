@@ -234,8 +234,8 @@ COMMANDS = (
     Command(
         "init",
         "admit_cli.init:init",
-        "Write a capacity.yaml for this machine, from what runs. It shows what it found, and asks; a file that is there "
-        "is never overwritten.",
+        "Write a capacity.yaml for this machine, from what runs. It shows what it found, and asks; a file that is "
+        "there is never overwritten.",
         (
             "admit init                       # while your model servers run",
             "admit init --yes                 # without a question",
