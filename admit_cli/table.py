@@ -249,6 +249,15 @@ COMMANDS = (
         ),
     ),
     Command(
+        "doctor",
+        "admit_cli.doctor:doctor",
+        "Check the file, this machine and the daemon: what is wrong, and what mends it. Changes nothing; ends with 1 "
+        "where there is a fault.",
+        ("admit doctor", "admit doctor --json | jq '.findings[] | select(.level != \"ok\")'"),
+        (),
+        (JSON,),
+    ),
+    Command(
         "config check",
         "admit_cli.config:check",
         "Read capacity.yaml and report every problem at once. Ends with 78 where there is one.",

@@ -79,6 +79,7 @@ ORDER = (
     "admitd/engines.py",
     "admitd/discovery.py",
     "admitd/drafting.py",
+    "admitd/doctor/",
     "admitd/loading.py",
     "admitd/unloading.py",
     "admitd/acting.py",
