@@ -251,7 +251,7 @@ COMMANDS = (
     Command(
         "doctor",
         "admit_cli.doctor:doctor",
-        "Check the file, this machine and the daemon: what is wrong, and what mends it. Changes nothing; ends with 1 "
+        "Check the file, this machine and the daemon. Says what mends what is wrong, and changes nothing; ends with 1 "
         "where there is a fault.",
         ("admit doctor", "admit doctor --json | jq '.findings[] | select(.level != \"ok\")'"),
         (),

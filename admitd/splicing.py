@@ -1,7 +1,8 @@
 """splicing: changes one place of a YAML text; every other byte stays as it was, comments and all.
 
-A library that writes the whole file anew keeps most comments and changes spaces, quotes and line ends; here the file is
-only cut open where something changes. What cannot be cut safely (aliases, tags) is refused. The caller compares what
+A library that writes the whole file anew keeps most comments and changes spaces and line ends: ruamel.yaml folds long
+commands, and with an entry it takes the comment of the one below. Here the file is only cut open where something
+changes. What cannot be cut safely (aliases, tags) is refused. The caller compares what
 the text meant before and after: nothing here needs to be trusted.
 """
 

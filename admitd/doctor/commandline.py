@@ -65,7 +65,7 @@ def programs(command: Command, environ: Mapping[str, str]) -> list[Simple]:
 
 
 def _segments(text: str) -> Iterator[list[str]]:
-    lexer = shlex.shlex(text, posix=True, punctuation_chars="();<>|&\n")
+    lexer = shlex.shlex(re.sub(r"(?<=\s)\d(?=[<>])", "", text), posix=True, punctuation_chars="();<>|&\n")
     lexer.whitespace = " \t\r"
     lexer.whitespace_split = True
     lexer.commenters = ""
