@@ -48,5 +48,6 @@ def doctor(values: dict[str, Any]) -> int:
         out(f"{word}  {check.name:{wide}}  {printable(finding.what)}")
         if finding.mend is not None:
             out(f"{'':7}  {'':{wide}}  mend: {printable(finding.mend)}")
-    out(f"{count[Level.FAULT]} faults, {count[Level.WARNING]} warnings, {count[Level.OK]} ok")
+    said = [f"{count[level]} {level.value}{'' if count[level] == 1 else 's'}" for level in (Level.FAULT, Level.WARNING)]
+    out(f"{', '.join(said)}, {count[Level.OK]} ok")
     return wire.FAILED if count[Level.FAULT] else wire.OK

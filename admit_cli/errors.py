@@ -10,10 +10,10 @@ from admit_cli.door import BadSetting, NoAnswer, NoService, Strange
 from admit_cli.tell import tell
 from admitd.actuator import CannotStart
 from admitd.capacity import ConfigError, NotFound
-from admitd.changing import ByHand, Taken
 from admitd.core import wire
 from admitd.gate import Unknown
 from admitd.places import UnsafePlace
+from admitd.problem import ByHand, Taken
 from admitd.processes.table import CannotSee
 from admitd.reservations import Busy, NotRecorded
 

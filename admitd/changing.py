@@ -19,20 +19,12 @@ from typing import Any
 
 from admitd import ownfile, splicing, yamlfile
 from admitd.core.terms import Capacity
-from admitd.problem import ConfigError, Problem, show, spell
+from admitd.problem import ByHand, ConfigError, Problem, Taken, show, spell
 from admitd.splicing import Change, Put, Remove
 
 __all__ = ["ByHand", "Changed", "Load", "Put", "Remove", "Taken", "by_hand", "change", "create"]
 
 Load = Callable[[Path], Capacity]
-
-
-class ByHand(Exception):
-    """It can't be done by a program; the text says where a person does it."""
-
-
-class Taken(Exception):
-    """There is a file already, and it is never overwritten."""
 
 
 @dataclass(frozen=True, slots=True)

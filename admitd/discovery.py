@@ -19,15 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from admitd import actuator, engines, modelfiles
+from admitd import actuator, engines, modelfiles, supervisors
 from admitd.core import sizing
+from admitd.core.respawn import Supervisor
 from admitd.core.sizing import Attention, Engine
 from admitd.core.terms import RAM, Capacity, ProcessId, Service
 from admitd.engines import Draft, Found, Matching
 from admitd.measuring import Measuring, in_words
 from admitd.memory import Memory
 from admitd.modelfiles.bounded import BadFile
-from admitd.processes import naming
+from admitd.processes import naming, proc
 from admitd.processes.cputime import CpuTimes
 from admitd.processes.matching import Matcher
 from admitd.processes.table import Look, ProcessTable
@@ -81,7 +82,7 @@ def discover(eyes: Eyes) -> Discovered:
     for found in _found(look, eyes):
         draft = engines.of(found)
         if draft is not None:
-            drafts.append(draft)
+            drafts.append(under(draft, kept_by(found.pids[0])))
         elif found.engine not in ("ollama", "lm-studio") and found.program != "llama-server":
             pids = ", ".join(map(str, found.pids))
             passed[found.engine] = f"process {pids} does not say in its arguments which one it is"
@@ -142,6 +143,36 @@ def _found(look: Look, eyes: Eyes) -> list[Found]:
         command = _command(line, cwd, path or eyes.environ.get("PATH", ""))
         found.append(Found(engine, pids, argv, line.program, mine, cwd, command))
     return found
+
+
+def kept_by(pid: int) -> Supervisor | None:
+    """The launchd job, or the user's systemd unit whose own first process this is: whoever only runs inside of a unit,
+    a terminal's, say, would take that along."""
+    found = supervisors.of(pid)
+    if (found.stop or "").startswith("launchctl "):
+        return found
+    if not (found.stop or "").startswith("systemctl --user stop "):
+        return None
+    known = proc.details(pid)
+    try:
+        parent = Path(f"/proc/{known.parent}/comm").read_text(encoding="utf-8", errors="replace") if known else ""
+    except OSError:
+        return None
+    return found if parent.strip() == "systemd" else None
+
+
+def under(draft: Draft, keeper: Supervisor | None) -> Draft:
+    """The draft of a service that a supervisor keeps running: systemd loads and unloads it; what launchd's job is
+    loaded from, its label does not say."""
+    if keeper is None or keeper.stop is None:
+        return draft
+    words = shlex.split(keeper.stop)
+    if words[0] != "systemctl":
+        advice = f"put `admit run {draft.name} --` in front of its ProgramArguments, or stop it for good: {keeper.stop}"
+        return dataclasses.replace(draft, notes=(*draft.notes, f"Kept running by {keeper.name}: {advice}."))
+    keys = {name: value for name, value in draft.keys.items() if name not in ("load_cmd", "unload_cmd")}
+    keys = {"load_cmd": [*words[:2], "start", words[-1]], "unload_cmd": words, **keys}
+    return dataclasses.replace(draft, keys=keys, notes=(*draft.notes, f"Kept running by {keeper.name}."))
 
 
 def _surroundings(pid: int) -> tuple[str | None, str | None]:

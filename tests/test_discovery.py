@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,8 +14,10 @@ from typing import Any
 import pytest
 
 from admitd import capacity, changing, discovery, drafting, memory, processes
+from admitd.core import respawn
 from admitd.core.units import MIB
 from admitd.discovery import Discovered, Eyes
+from admitd.engines import Draft
 from admitd.processes import cputime
 from admitd.processes.matching import Matcher
 from tests.lookalikes import Lookalikes, Only
@@ -32,8 +35,13 @@ def engines(tmp_path: Path) -> Iterator[Lookalikes]:
         lookalikes.end()
 
 
-def eyes(engines: Lookalikes, environ: dict[str, str] | None = None, claimed: frozenset[int] = frozenset()) -> Eyes:
-    table = Only(processes.for_this_system({}), engines)
+def eyes(
+    engines: Lookalikes,
+    environ: dict[str, str] | None = None,
+    claimed: frozenset[int] = frozenset(),
+    reader: str = "",
+) -> Eyes:
+    table = Only(processes.for_this_system({"ADMIT_PROCESS_READER": reader}), engines)
     system = memory.for_this_system()
     bare = {"PATH": str(engines.folder), "OLLAMA_HOST": "127.0.0.1:9"}
     return Eyes(table, system, cputime.for_this_system(), {**bare, **(environ or {})}, engines.folder.parent, claimed)
@@ -133,14 +141,34 @@ def test_every_engine_is_found_matched_and_told_from_decoys(
     assert load.startswith(str(engines.folder / "mlx_lm.server"))
 
 
-def test_two_servers_of_one_model_are_told_apart(engines: Lookalikes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("reader", ["proc", "ps"])
+def test_two_servers_of_one_model_are_told_apart(engines: Lookalikes, tmp_path: Path, reader: str) -> None:
     one = engines.start("mlx_lm.server", "--model", "org/Same", "--port", "81")
     two = engines.start("mlx_lm.server", "--model", "org/Same", "--port", "812")
-    found = discovery.discover(eyes(engines))
+    found = discovery.discover(eyes(engines, reader=reader))
     assert [each.draft.name for each in found.services] == ["mlx-same", "mlx-same-2"]
+    assert [each.matched for each in found.services] == [
+        f"matches process {pid} now and nothing else" for pid in (one, two)
+    ]
     good, _ = written(found, tmp_path)
-    look = eyes(engines).table.look(Matcher(good.services.values()))
+    look = eyes(engines, reader=reader).table.look(Matcher(good.services.values()))
     assert {(s.service, s.process.id.pid) for s in look.sightings} == {("mlx-same", one), ("mlx-same-2", two)}
+
+
+def test_what_a_supervisor_keeps_running_is_loaded_and_unloaded_by_it() -> None:
+    draft = Draft("x", "mlx-lm", "t", keys={"load_cmd": "a", "load_timeout_s": 300})
+    unit = respawn.of_cgroup("0::/user.slice/user@501.service/app.slice/chat.service")
+    assert discovery.under(draft, unit).keys == {
+        "load_cmd": ["systemctl", "--user", "start", "chat.service"],
+        "unload_cmd": ["systemctl", "--user", "stop", "chat.service"],
+        "load_timeout_s": 300,
+    }
+    job = discovery.under(draft, respawn.of_launchd("com.example.chat", 501))
+    assert job.keys == draft.keys
+    assert "admit run x --" in job.notes[0]
+    assert "launchctl bootout gui/501/com.example.chat" in job.notes[0]
+    assert discovery.under(draft, None) is draft
+    assert discovery.kept_by(os.getpid()) is None, "the tests are nobody's unit"
 
 
 def test_what_is_a_service_already_is_not_found_again(engines: Lookalikes, tmp_path: Path) -> None:
