@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import threading
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,31 @@ def test_two_who_write_at_once_do_not_overwrite_each_other(path: Path) -> None:
     assert sorted(outcomes) == ["refused"] * 7 + ["written"]
     assert len(load(path).services) == 2
     assert [each.name for each in path.parent.iterdir()] == ["capacity.yaml"]
+
+
+def test_who_comes_second_waits_and_is_told(path: Path) -> None:
+    """While one is at it, the other one waits; then he finds that the file is no longer what he read."""
+    said: list[str] = []
+
+    def second() -> None:
+        try:
+            changing.change(path, [Put(("services", "x", "priority"), 1)], load)
+        except ByHand as why:
+            said.append(str(why))
+
+    with path.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(1)  # long enough for one who does not wait to have written
+        newer = path.with_name("newer")
+        newer.write_text(GOOD.replace("100", "200"))
+        newer.chmod(0o600)
+        newer.replace(path)
+    thread.join(30)
+    assert len(said) == 1
+    assert "edited meanwhile" in said[0]
+    assert path.read_text() == GOOD.replace("100", "200")
 
 
 def test_a_change_that_makes_the_file_wrong_is_not_written(path: Path) -> None:

@@ -72,7 +72,6 @@ def test_a_service_above_its_budget_is_a_fault_that_one_command_mends(desk: Desk
     desk.shell(found["mend"]).must(0)
     (found,) = looked(desk, 0)["budgets"]
     assert found["level"] == "ok"
-    desk.admit("unload", "coder").must(0)
 
 
 def test_a_port_that_another_has_taken_is_said_with_his_name(desk: Desk) -> None:
