@@ -6,12 +6,9 @@ Nothing is asked that would load a model: Ollama and LM Studio are asked what th
 from __future__ import annotations
 
 import dataclasses
-import http.client
-import json
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from admitd import actuator, engines, modelfiles, supervisors
+from admitd import asking, engines, modelfiles, supervisors
 from admitd.core import sizing
 from admitd.core.respawn import Supervisor
 from admitd.core.sizing import Attention, Engine
@@ -33,11 +30,9 @@ from admitd.processes.cputime import CpuTimes
 from admitd.processes.matching import Matcher
 from admitd.processes.table import Look, ProcessTable
 
-ASK_S: Final = 2.0
-ANSWER_MAX: Final = 1 << 20
+ENVIRON_MAX: Final = 1 << 20
 CONTEXT: Final = 8192
 """Tokens that an estimate goes by where the command line names none."""
-OLLAMA: Final = "127.0.0.1:11434"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +78,16 @@ def discover(eyes: Eyes) -> Discovered:
         draft = engines.of(found)
         if draft is not None:
             drafts.append(under(draft, kept_by(found.pids[0])))
-        elif found.engine not in ("ollama", "lm-studio") and found.program != "llama-server":
+        elif found.engine not in asking.ASKED and found.program != "llama-server":
             pids = ", ".join(map(str, found.pids))
             passed[found.engine] = f"process {pids} does not say in its arguments which one it is"
     running = {sighting.service for sighting in look.sightings if not sighting.mention}
-    if "engine-ollama" in running:
-        drafts += _ollama(eyes, passed)
-    if "engine-lm-studio" in running:
-        drafts += _lm_studio(eyes, passed)
+    for engine, ask in asking.ASKED.items():
+        if f"engine-{engine}" in running:
+            said, why = ask(eyes.environ, eyes.home)
+            drafts += said
+            if why is not None:
+                passed[engine] = why
     ids = _ids(look)
     drafts = _named_apart(drafts)
     matched = _matched(drafts, eyes)
@@ -176,11 +173,15 @@ def under(draft: Draft, keeper: Supervisor | None) -> Draft:
 
 
 def _surroundings(pid: int) -> tuple[str | None, str | None]:
-    """A process's folder and its PATH, where they can be read."""
+    """A process's folder and its PATH, where they can be read; macOS shows nobody an environment."""
+    if sys.platform == "darwin":
+        from admitd.processes import darwin
+
+        return darwin.folder(pid, darwin.load()), None
     cwd = path = None
     try:
         cwd = os.readlink(f"/proc/{pid}/cwd")
-        environ = Path(f"/proc/{pid}/environ").read_bytes()[:ANSWER_MAX]
+        environ = Path(f"/proc/{pid}/environ").read_bytes()[:ENVIRON_MAX]
         found = [each[5:] for each in environ.split(b"\0") if each.startswith(b"PATH=")]
         path = found[0].decode("utf-8", "surrogateescape") if found else None
     except OSError:
@@ -304,73 +305,6 @@ def _model_path(draft: Draft, eyes: Eyes) -> Path | None:
     hub = Path(eyes.environ.get("HF_HOME") or eyes.home / ".cache" / "huggingface") / "hub"
     cached = hub / ("models--" + draft.model.split(":")[0].replace("/", "--"))
     return cached if cached.is_dir() else None
-
-
-def _ollama(eyes: Eyes, passed: dict[str, str]) -> list[Draft]:
-    host = (eyes.environ.get("OLLAMA_HOST") or OLLAMA).removeprefix("http://").rstrip("/")
-    host = host if ":" in host else f"{host}:11434"
-    host = host.replace("0.0.0.0", "127.0.0.1")  # noqa: S104
-    answer = _asked(host, "/api/ps")
-    listed = answer.get("models") if isinstance(answer, dict) else None
-    if not isinstance(listed, list):
-        passed["ollama"] = f"it runs, and does not say at http://{host}/api/ps which models it has loaded"
-        return []
-    if not listed:
-        passed["ollama"] = "it runs and has no model loaded; load one, then: admit init --merge"
-    found = []
-    for each in listed:
-        name, size = (each.get("name"), each.get("size")) if isinstance(each, dict) else (None, None)
-        if isinstance(name, str) and name.isprintable() and 0 < len(name) < 200:
-            found.append(engines.ollama_model(name, size if isinstance(size, int) else None, f"http://{host}"))
-    return found
-
-
-def _lm_studio(eyes: Eyes, passed: dict[str, str]) -> list[Draft]:
-    lms = shutil.which("lms", path=eyes.environ.get("PATH")) or str(eyes.home / ".lmstudio" / "bin" / "lms")
-    listed: Any = None
-    if os.access(lms, os.X_OK):
-        try:
-            listed = json.loads(_printed((lms, "ps", "--json")))
-        except (ValueError, RecursionError):
-            listed = None
-    if not isinstance(listed, list):
-        passed["lm-studio"] = "it runs, and its command lms does not say which models it has loaded"
-        return []
-    if not listed:
-        passed["lm-studio"] = "it runs and has no model loaded; load one, then: admit init --merge"
-    found = []
-    for each in listed:
-        if isinstance(each, dict) and isinstance(name := each.get("identifier"), str) and name.isprintable() and name:
-            size, key = each.get("sizeBytes"), each.get("modelKey")
-            key = key if isinstance(key, str) and key.isprintable() else name
-            found.append(engines.lm_studio_model(name, key, size if isinstance(size, int) else None))
-    return found
-
-
-def _asked(host: str, path: str) -> Any:
-    """What a server on this machine answers; None where it does not."""
-    client = http.client.HTTPConnection(host, timeout=ASK_S)
-    try:
-        client.request("GET", path)
-        return json.loads(client.getresponse().read(ANSWER_MAX))
-    except (OSError, http.client.HTTPException, ValueError, RecursionError):
-        return None
-    finally:
-        client.close()
-
-
-def _printed(command: tuple[str, ...], bound_s: float = 5.0) -> bytes:
-    """What a command prints; nothing where it does not end in time."""
-    try:
-        process = actuator.start_helper(command, subprocess.PIPE)
-    except actuator.CannotStart:
-        return b""
-    try:
-        return process.communicate(timeout=bound_s)[0]
-    except subprocess.TimeoutExpired:
-        actuator.end_session(process.pid)
-        process.communicate()
-        return b""
 
 
 def _installed(tool: str, eyes: Eyes) -> bool:

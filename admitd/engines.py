@@ -18,6 +18,7 @@ from admitd.core.units import MIB
 PRIORITY: Final = 50
 _ASKED: Final = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
 _SPECIAL: Final = re.compile(r"([.^$*+?{}\[\]\\|()])")
+CONTAINER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,100}")
 _END: Final = "( |$)"
 _QEMU_OWN: Final = 512 * MIB
 _SIZES: Final = {"": MIB, "m": MIB, "g": 1 << 30, "k": 1 << 10, "t": 1 << 40, "b": 1}
@@ -271,8 +272,6 @@ def _qemu(found: Found) -> Draft | None:
 
 
 def _docker(found: Found) -> Draft | None:
-    if found.program == "dockerd":
-        return None  # on Linux containers are processes like all others
     return Draft(
         "docker-desktop",
         "docker",
@@ -337,6 +336,24 @@ def lm_studio_model(identifier: str, key: str, size: int | None) -> Draft:
     )
 
 
+def container(name: str, held: int) -> Draft:
+    """One container on this very machine. Its processes are told by Docker alone."""
+    return Draft(
+        name_of("docker", name),
+        "dockerd",
+        "a container",
+        (),
+        {
+            "loaded_check_cmd": f"docker ps -q --filter {shlex.quote(f'name=^/{_dotted(name)}$')} | grep -q .",
+            "load_cmd": ["docker", "start", name],
+            "unload_cmd": ["docker", "stop", name],
+            "load_timeout_s": 120,
+        },
+        (),
+        budget=held,
+    )
+
+
 def _asked(found: Found) -> Draft | None:
     return None  # its models are asked for: what runs does not name them
 
@@ -351,9 +368,10 @@ ENGINES: Final = (
     Engine("qemu", "qemu", r"(QEMULauncher|qemu-system-[a-z0-9_]+) ", ("utmctl", "virsh", "UTM.app"), _qemu),
     Engine(
         "docker",
-        "Docker",
-        rf"(com\.docker\.(virtualization|krun|hyperkit)|dockerd){_END}",
-        ("docker", "Docker.app"),
+        "Docker Desktop",
+        rf"com\.docker\.(virtualization|krun|hyperkit){_END}",
+        ("Docker.app",),
         _docker,
     ),
+    Engine("dockerd", "Docker", rf"dockerd{_END}", ("docker",), _asked),
 )

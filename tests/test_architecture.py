@@ -77,6 +77,7 @@ ORDER = (
     "admitd/activity.py",
     "admitd/measuring.py",
     "admitd/engines.py",
+    "admitd/asking.py",
     "admitd/discovery.py",
     "admitd/drafting.py",
     "admitd/doctor/",

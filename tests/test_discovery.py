@@ -141,6 +141,21 @@ def test_every_engine_is_found_matched_and_told_from_decoys(
     assert load.startswith(str(engines.folder / "mlx_lm.server"))
 
 
+def test_only_large_containers_are_services(engines: Lookalikes, tmp_path: Path) -> None:
+    engines.start("dockerd", "-H", "fd://")
+    docker = engines.folder / "docker"
+    rows = [("db.1", "1.5GiB / 15GiB"), ("small", "300MiB / 15GiB"), ("-x", "9GiB / 9GiB"), ("odd", "lots")]
+    lines = "\n".join(json.dumps({"Name": name, "MemUsage": used}) for name, used in rows)
+    docker.write_text(f"#!/bin/sh\ncat <<'END'\n{lines}\nnonsense\nEND\n")
+    docker.chmod(0o755)
+    found = discovery.discover(eyes(engines, {"PATH": f"{engines.folder}:/bin:/usr/bin"}))
+    assert [(each.draft.name, each.budget) for each in found.services] == [("docker-db.1", 1792 * MIB)]
+    good, _ = written(found, tmp_path)
+    assert good.services["docker-db.1"].unload_cmd == ("docker", "stop", "db.1")
+    docker.write_text("#!/bin/sh\nexit 1\n")
+    assert "no container" in dict(discovery.discover(eyes(engines)).passed_over)["dockerd"]
+
+
 @pytest.mark.parametrize("reader", ["proc", "ps"])
 def test_two_servers_of_one_model_are_told_apart(engines: Lookalikes, tmp_path: Path, reader: str) -> None:
     one = engines.start("mlx_lm.server", "--model", "org/Same", "--port", "81")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from admit_cli.main import parse
-from admitd import doctor
+from admitd import capacity, doctor
 from admitd.core import respawn
 from admitd.core.terms import RAM, Capacity, Host, Process, ProcessId, Reading, Sentinel, Sighting, Unread
 from admitd.core.units import MIB
@@ -320,6 +320,17 @@ def test_the_page_names_every_check_and_what_it_looks_at() -> None:
     page = (ROOT / "docs" / "doctor.md").read_text()
     for check in doctor.CHECKS:
         assert f"| `{check.name}` | {check.looks_at} |" in page
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config").rglob("*.yaml")), ids=lambda path: path.name)
+def test_no_recipe_is_complained_of_for_its_patterns(path: Path, tmp_path: Path) -> None:
+    copy = tmp_path / path.name
+    copy.write_text(path.read_text())
+    copy.chmod(0o600)
+    declared = capacity.load(copy, detect_physical=lambda: 64 << 30, hostname=lambda: "anywhere")
+    facts = replace(GOOD, capacity=declared, look=Look(300))
+    for name in ("patterns", "overlaps", "respawns", "safelist", "caches"):
+        assert {each.level for each in findings(name, facts)} == {Level.OK}, name
 
 
 ENVIRON = {"HOME": "/h", "M": "/models"}

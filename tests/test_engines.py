@@ -48,7 +48,7 @@ LIVE = [
     ("/usr/bin/qemu-system-x86_64 -name guest=b,debug-threads=on -S", "qemu"),
     ("/Applications/UTM.app/Contents/XPCServices/QEMUHelper.xpc/Contents/MacOS/QEMULauncher -name box -m 4096", "qemu"),
     ("/Applications/Docker.app/Contents/MacOS/com.docker.virtualization --kernel k", "docker"),
-    ("/usr/bin/dockerd -H fd://", "docker"),
+    ("/usr/bin/dockerd -H fd://", "dockerd"),
     ("vim mlx_lm.server --port 8080", None),
     ("emacs -nw /v/bin/mlx_lm.server", None),
     ("tail -f /var/log/llama-server", None),
