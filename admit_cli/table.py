@@ -29,12 +29,22 @@ class Option:
 
 class Argument:
     """One positional argument. `many`: one or more; `rest`: all that follows, options of others included; `optional`:
-    it may be left out."""
+    it may be left out; `metavar`: how it is shown, where that is not its name."""
 
-    __slots__ = ("help", "many", "name", "optional", "rest")
+    __slots__ = ("help", "many", "metavar", "name", "optional", "rest")
 
-    def __init__(self, name: str, help: str, *, many: bool = False, rest: bool = False, optional: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        help: str,
+        *,
+        many: bool = False,
+        rest: bool = False,
+        optional: bool = False,
+        metavar: str = "",
+    ) -> None:
         self.name = name
+        self.metavar = metavar or name.upper()
         self.help = help
         self.many = many
         self.rest = rest
@@ -99,7 +109,8 @@ WAIT = Option("--wait", DURATION, "Where it is refused: wait in the queue for so
 YES = Option("--yes", FLAG, "Don't ask before unloading others.")
 
 NAME = Argument("name", "A service that capacity.yaml declares.")
-KEYS = Argument("keys", "KEY=VALUE, by the names of the file; probe.url=... for what stands deeper.", many=True)
+NEW = Argument("name", "What the new service is called.")
+KEYS = Argument("keys", "Keys of the file; probe.url=... for what stands deeper.", many=True, metavar="KEY=VALUE")
 NAMES = Argument("name", "Services that capacity.yaml declares.", many=True)
 
 GROUPS = {
@@ -281,7 +292,7 @@ COMMANDS = (
             "admit service add coder ram_budget_mb=14000 'process_pattern=mlx_lm[. ]server .*Coder'",
             "admit service add chat ram_budget_mb=7000 loaded_check_cmd='lms ps | grep -qw chat'",
         ),
-        (NAME, KEYS),
+        (NEW, KEYS),
         (JSON,),
     ),
     Command(

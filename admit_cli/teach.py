@@ -110,7 +110,7 @@ class Taught(TyperCommand):
 
 
 def _shown(argument: table.Argument) -> str:
-    return argument.name.upper() + ("..." if argument.many or argument.rest else "")
+    return argument.metavar + ("..." if argument.many or argument.rest else "")
 
 
 def _version(wanted: bool) -> None:
