@@ -114,12 +114,38 @@ KEYS = Argument("keys", "Keys of the file; probe.url=... for what stands deeper.
 NAMES = Argument("name", "Services that capacity.yaml declares.", many=True)
 
 GROUPS = {
+    "service": "Add, edit or remove a service of capacity.yaml.",
     "config": "Check capacity.yaml, or print its JSON Schema.",
     "daemon": "Run the daemon that answers everybody.",
-    "service": "Add, edit or remove a service of capacity.yaml.",
 }
 
 COMMANDS = (
+    Command(
+        "init",
+        "admit_cli.init:init",
+        "Write a capacity.yaml for this machine, from what runs. It shows what it found, and asks; a file that is "
+        "there is never overwritten.",
+        (
+            "admit init                       # while your model servers run",
+            "admit init --yes                 # without a question",
+            "admit init --merge               # add what runs to the file that is there; comments stay",
+        ),
+        (),
+        (
+            Option("--merge", FLAG, "Add to the file that is there what runs and is not declared yet."),
+            Option("--yes", FLAG, "Don't ask."),
+            JSON,
+        ),
+    ),
+    Command(
+        "doctor",
+        "admit_cli.doctor:doctor",
+        "Check the file, this machine and the daemon. Says what mends what is wrong, and changes nothing; ends with 1 "
+        "where there is a fault.",
+        ("admit doctor", "admit doctor --json | jq '.findings[] | select(.level != \"ok\")'"),
+        (),
+        (JSON,),
+    ),
     Command(
         "load",
         "admit_cli.load:load",
@@ -192,6 +218,36 @@ COMMANDS = (
         (JSON,),
     ),
     Command(
+        "service add",
+        "admit_cli.service:add",
+        "Declare one more service in capacity.yaml. Every comment stays; what would make the file wrong is refused.",
+        (
+            "admit service add coder ram_budget_mb=14000 'process_pattern=mlx_lm[. ]server .*Coder'",
+            "admit service add chat ram_budget_mb=7000 loaded_check_cmd='lms ps | grep -qw chat'",
+        ),
+        (NEW, KEYS),
+        (JSON,),
+    ),
+    Command(
+        "service edit",
+        "admit_cli.service:edit",
+        "Change keys of a service in capacity.yaml. KEY= takes one out, and it has its default again.",
+        (
+            "admit service edit coder ram_budget_mb=16000 priority=80",
+            "admit service edit coder exclusive_with=chat,vision hard_limit_mb=",
+        ),
+        (NAME, KEYS),
+        (JSON,),
+    ),
+    Command(
+        "service remove",
+        "admit_cli.service:remove",
+        "Take a service out of capacity.yaml, with its comment. What runs goes on, and is counted no more.",
+        ("admit service remove coder",),
+        (NAME,),
+        (JSON,),
+    ),
+    Command(
         "events",
         "admit_cli.events:events",
         "Show what was done and found. Admissions, loads, recoveries, what was closed and why.",
@@ -243,32 +299,6 @@ COMMANDS = (
         ),
     ),
     Command(
-        "init",
-        "admit_cli.init:init",
-        "Write a capacity.yaml for this machine, from what runs. It shows what it found, and asks; a file that is "
-        "there is never overwritten.",
-        (
-            "admit init                       # while your model servers run",
-            "admit init --yes                 # without a question",
-            "admit init --merge               # add what runs to the file that is there; comments stay",
-        ),
-        (),
-        (
-            Option("--merge", FLAG, "Add to the file that is there what runs and is not declared yet."),
-            Option("--yes", FLAG, "Don't ask."),
-            JSON,
-        ),
-    ),
-    Command(
-        "doctor",
-        "admit_cli.doctor:doctor",
-        "Check the file, this machine and the daemon. Says what mends what is wrong, and changes nothing; ends with 1 "
-        "where there is a fault.",
-        ("admit doctor", "admit doctor --json | jq '.findings[] | select(.level != \"ok\")'"),
-        (),
-        (JSON,),
-    ),
-    Command(
         "config check",
         "admit_cli.config:check",
         "Read capacity.yaml and report every problem at once. Ends with 78 where there is one.",
@@ -282,36 +312,6 @@ COMMANDS = (
         "Print the JSON Schema of capacity.yaml, for editors.",
         ("admit config schema > capacity.schema.json",),
         (),
-        (JSON,),
-    ),
-    Command(
-        "service add",
-        "admit_cli.service:add",
-        "Declare one more service in capacity.yaml. Every comment stays; what would make the file wrong is refused.",
-        (
-            "admit service add coder ram_budget_mb=14000 'process_pattern=mlx_lm[. ]server .*Coder'",
-            "admit service add chat ram_budget_mb=7000 loaded_check_cmd='lms ps | grep -qw chat'",
-        ),
-        (NEW, KEYS),
-        (JSON,),
-    ),
-    Command(
-        "service edit",
-        "admit_cli.service:edit",
-        "Change keys of a service in capacity.yaml. KEY= takes one out, and it has its default again.",
-        (
-            "admit service edit coder ram_budget_mb=16000 priority=80",
-            "admit service edit coder exclusive_with=chat,vision hard_limit_mb=",
-        ),
-        (NAME, KEYS),
-        (JSON,),
-    ),
-    Command(
-        "service remove",
-        "admit_cli.service:remove",
-        "Take a service out of capacity.yaml, with its comment. What runs goes on, and is counted no more.",
-        ("admit service remove coder",),
-        (NAME,),
         (JSON,),
     ),
     Command(

@@ -31,6 +31,7 @@ CODER = service("coder", 6_000, process_pattern="coder-server .*--port 8", load_
 CHAT = service("chat", 2_000, process_pattern="chat-server ", load_cmd=("chat-server", "--fast"))
 HOST = Host("box", {RAM: 64 * GIB}, {RAM: 12 * GIB}, {RAM: 4 * GIB})
 GOOD = Facts(
+    safelisted={"/1": "qemu"},
     version="1.2",
     uid=UID,
     port=2189,
@@ -208,11 +209,11 @@ CASES: list[tuple[str, dict[str, Any], Level, str, str, dict[str, Any]]] = [
     ),
     (
         "safelist",
-        {"capacity": declares(CODER, safelist=("coder", "qemu")), "look": sees("safelist..1", 12, uid=0)},
+        {"capacity": declares(CODER, safelist=("coder", "qemu")), "look": sees("/1", 12, uid=0)},
         W,
         "safelist: qemu: process 12 belongs to uid 0",
         "$EDITOR /h/capacity.yaml",
-        {"capacity": declares(CODER, safelist=("coder", "qemu")), "look": sees("safelist..1", 12)},
+        {"capacity": declares(CODER, safelist=("coder", "qemu")), "look": sees("/1", 12)},
     ),
     (
         "safelist",

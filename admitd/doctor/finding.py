@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
 
 from admitd.core.respawn import Supervisor
 from admitd.core.terms import Capacity, Reading
 from admitd.problem import Problem
 from admitd.processes.table import Look
-
-SAFE: Final = "safelist.."
-"""In front of the place of a pattern of the safelist, where a look names what it matched (gate.safelist_of)."""
 
 
 class Level(StrEnum):
@@ -75,7 +71,10 @@ class Answering:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Everything that was looked at, once. None, or nothing: it could not be told."""
+    """Everything that was looked at, once. None, or nothing: it could not be told.
+
+    `safelisted`: entries of the safelist that are patterns, by the name under which the look has what they match.
+    """
 
     version: str
     uid: int
@@ -87,6 +86,7 @@ class Facts:
     problems: tuple[Problem, ...] = ()
     loose: tuple[tuple[str, str], ...] = ()
     look: Look | None = None
+    safelisted: Mapping[str, str] = field(default_factory=dict)
     cannot_see: str | None = None
     reading: Reading = field(default_factory=Reading)
     physical: int | None = None

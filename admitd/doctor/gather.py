@@ -55,6 +55,7 @@ def gather(environ: Mapping[str, str], config: str | None, port: int) -> Facts:
         problems=problems,
         loose=tuple(_loose(environ)),
         look=look,
+        safelisted={} if declared is None else {each.name: entry for entry, each in safelist_of(declared).items()},
         cannot_see=cannot_see,
         reading=memory.reading(),
         physical=_physical(memory),

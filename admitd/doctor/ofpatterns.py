@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from admitd.core.terms import RAM, Service
 from admitd.doctor.commandline import HANDS_OVER, simple_commands
-from admitd.doctor.finding import SAFE, Facts, Finding, fault, ok, warning
+from admitd.doctor.finding import Facts, Finding, fault, ok, warning
 from admitd.processes.matching import Claim, Matcher
 
 _CANNOT = "the process table or the file can't be seen"
@@ -50,7 +50,7 @@ def overlaps(facts: Facts) -> list[Finding]:
     mentions: dict[str, list[str]] = {}
     real = set()
     for sighting in facts.look.sightings:
-        if sighting.service.startswith(SAFE):
+        if sighting.service not in services:
             continue
         if sighting.mention:
             mentions.setdefault(sighting.service, []).append(f"{sighting.process.id.pid} ({sighting.program})")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from admitd.doctor.finding import SAFE, Facts, Finding, fault, ok, warning
+from admitd.doctor.finding import Facts, Finding, fault, ok, warning
 
 _MANAGERS = ("the systemd unit ", "the launchd job ", "the container ")
 
@@ -80,11 +80,8 @@ def safelist(facts: Facts) -> list[Finding]:
     kept = set(facts.capacity.sentinel.safelist)
     foreign: dict[tuple[str, int], int] = {}
     for sighting in facts.look.sightings:
-        entry = sighting.service
-        watched = entry.startswith(SAFE) or entry in kept
-        if entry.startswith(SAFE):
-            entry = facts.capacity.sentinel.safelist[int(entry.removeprefix(SAFE))]
-        if watched and facts.uid not in (0, sighting.process.uid):
+        entry = facts.safelisted.get(sighting.service, sighting.service)
+        if entry in kept and facts.uid not in (0, sighting.process.uid):
             foreign.setdefault((entry, sighting.process.uid), sighting.process.id.pid)
     for (entry, uid), pid in foreign.items():
         what = f"safelist: {entry}: process {pid} belongs to uid {uid}, so that only that user or root can continue it"
