@@ -137,7 +137,8 @@ def _found(look: Look, eyes: Eyes) -> list[Found]:
         cwd, path = _surroundings(pid)
         pids = tuple(sorted(each.process.id.pid for each, _ in members))
         mine = sighting.process.uid == os.geteuid()
-        command = _command(line, cwd, path or eyes.environ.get("PATH", ""))
+        whole = len(look.lines[pid]) < naming.LOOKED_AT  # else its end is not known
+        command = _command(line, cwd, path or eyes.environ.get("PATH", "")) if whole else None
         found.append(Found(engine, pids, argv, line.program, mine, cwd, command))
     return found
 
@@ -186,7 +187,8 @@ def _surroundings(pid: int) -> tuple[str | None, str | None]:
         path = found[0].decode("utf-8", "surrogateescape") if found else None
     except OSError:
         pass
-    return cwd, path
+    # What is no text can't be written down as such.
+    return cwd if cwd and cwd.isprintable() else None, path if path and path.isprintable() else None
 
 
 def _command(line: naming.Line, cwd: str | None, path: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import threading
 from collections.abc import Iterator
@@ -184,6 +185,29 @@ def test_what_a_supervisor_keeps_running_is_loaded_and_unloaded_by_it() -> None:
     assert "launchctl bootout gui/501/com.example.chat" in job.notes[0]
     assert discovery.under(draft, None) is draft
     assert discovery.kept_by(os.getpid()) is None, "the tests are nobody's unit"
+
+
+def test_a_command_line_is_written_down_as_it_can_be_run_again(engines: Lookalikes, tmp_path: Path) -> None:
+    """Blanks, quotes, signs of the shell, and more than anybody looks at."""
+    engines.start("llama-server", "-m", "/m/it's $HOME; a `b`.gguf", "--port", "81", "--alias", "x\ty\x1b")
+    engines.start("mlx_lm.server", "--model", "org/M", "--port", "82", "--chat-template", "x" * 20_000)
+    good, _ = written(discovery.discover(eyes(engines)), tmp_path)
+    commands = {each.name: each.load_cmd for each in good.services.values()}
+    program = str(engines.folder / "llama-server")
+    (load,) = (load for name, load in commands.items() if name.startswith("llama"))
+    assert isinstance(load, str)
+    assert shlex.split(load) == [program, "-m", "/m/it's $HOME; a `b`.gguf", "--port", "81", "--alias", "x\ty\x1b"]
+    assert commands["mlx-m"] is None
+
+
+def test_a_relative_model_is_loaded_in_its_folder(engines: Lookalikes, tmp_path: Path) -> None:
+    engines.folder.mkdir()
+    (engines.folder / "m").mkdir()
+    engines.start("mlx_lm.server", "--model", "./m", "--port", "82")
+    good, _ = written(discovery.discover(eyes(engines)), tmp_path)
+    assert str(good.services["mlx-m"].load_cmd).startswith(
+        f"cd {engines.folder} && exec {engines.folder}/mlx_lm.server"
+    )
 
 
 def test_what_is_a_service_already_is_not_found_again(engines: Lookalikes, tmp_path: Path) -> None:
