@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
-from admit_cli import render
+from admit_cli import ownyaml, render
 from admit_cli.tell import out, tell
-from admitd import capacity, memory, places
+from admitd import capacity
 from admitd.core import headroom, wire
 from admitd.core.terms import RAM
 from admitd.core.units import free_to_mb
@@ -16,9 +14,9 @@ from admitd.core.units import free_to_mb
 
 def check(values: dict[str, Any]) -> int:
     """Report every problem at once; the exit code."""
-    path = capacity.find(values["config"], os.environ, Path(places.home(os.environ)))
+    path = ownyaml.find(values["config"])
     try:
-        good = capacity.load(path, detect_physical=memory.for_this_system().physical)
+        good = ownyaml.load(path)
     except capacity.ConfigError as error:
         if values["json"]:
             problems = [

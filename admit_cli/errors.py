@@ -13,6 +13,7 @@ from admitd.capacity import ConfigError, NotFound
 from admitd.core import wire
 from admitd.gate import Unknown
 from admitd.places import UnsafePlace
+from admitd.problem import ByHand, Taken
 from admitd.processes.table import CannotSee
 from admitd.reservations import Busy, NotRecorded
 
@@ -29,6 +30,8 @@ _CODES: Final[tuple[tuple[type[Exception], int, str], ...]] = (
     (Strange, wire.FAILED, "The daemon could not do it"),
     (NotRecorded, wire.FAILED, "The reservations cannot be used"),
     (CannotSee, wire.FAILED, "The machine cannot be seen"),
+    (ByHand, wire.FAILED, "A person has to write it"),
+    (Taken, wire.FAILED, "There is a file already"),
     (CannotStart, wire.FAILED, "The command could not be started"),
     (OSError, wire.FAILED, "The system would not do it"),
 )

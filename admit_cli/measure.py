@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from admit_cli import render
+from admit_cli import ownyaml, render
 from admit_cli.door import BadSetting, Door, NoService
-from admitd import actuator, budgetfile, capacity, measuring, memory
+from admitd import actuator, budgetfile, measuring, memory
 from admitd.core import sizing, wire
 from admitd.core.terms import RAM, Service
 from admitd.core.units import to_mb
@@ -51,7 +51,7 @@ def _service(name: str, values: dict[str, Any]) -> int:
     if values["write"]:
         path = Path(declared.path)
         try:
-            written = f"{path}:{budgetfile.write(path, name, budget_mb, _load)}"
+            written = f"{path}:{budgetfile.write(path, name, budget_mb, ownyaml.load)}"
         except budgetfile.ByHand as problem:
             _report(watching.seen, values["json"], name, service)
             print(f"admit: {problem}", file=sys.stderr)
@@ -176,7 +176,3 @@ def _report(
         print(f"note: {note}")
     if written:
         print(f"written to {written}")
-
-
-def _load(path: Path) -> capacity.Capacity:
-    return capacity.load(path, detect_physical=memory.for_this_system().physical)

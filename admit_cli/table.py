@@ -29,12 +29,22 @@ class Option:
 
 class Argument:
     """One positional argument. `many`: one or more; `rest`: all that follows, options of others included; `optional`:
-    it may be left out."""
+    it may be left out; `metavar`: how it is shown, where that is not its name."""
 
-    __slots__ = ("help", "many", "name", "optional", "rest")
+    __slots__ = ("help", "many", "metavar", "name", "optional", "rest")
 
-    def __init__(self, name: str, help: str, *, many: bool = False, rest: bool = False, optional: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        help: str,
+        *,
+        many: bool = False,
+        rest: bool = False,
+        optional: bool = False,
+        metavar: str = "",
+    ) -> None:
         self.name = name
+        self.metavar = metavar or name.upper()
         self.help = help
         self.many = many
         self.rest = rest
@@ -99,14 +109,43 @@ WAIT = Option("--wait", DURATION, "Where it is refused: wait in the queue for so
 YES = Option("--yes", FLAG, "Don't ask before unloading others.")
 
 NAME = Argument("name", "A service that capacity.yaml declares.")
+NEW = Argument("name", "What the new service is called.")
+KEYS = Argument("keys", "Keys of the file; probe.url=... for what stands deeper.", many=True, metavar="KEY=VALUE")
 NAMES = Argument("name", "Services that capacity.yaml declares.", many=True)
 
 GROUPS = {
+    "service": "Add, edit or remove a service of capacity.yaml.",
     "config": "Check capacity.yaml, or print its JSON Schema.",
     "daemon": "Run the daemon that answers everybody.",
 }
 
 COMMANDS = (
+    Command(
+        "init",
+        "admit_cli.init:init",
+        "Write a capacity.yaml for this machine, from what runs. It shows what it found, and asks; a file that is "
+        "there is never overwritten.",
+        (
+            "admit init                       # while your model servers run",
+            "admit init --yes                 # without a question",
+            "admit init --merge               # add what runs to the file that is there; comments stay",
+        ),
+        (),
+        (
+            Option("--merge", FLAG, "Add to the file that is there what runs and is not declared yet."),
+            Option("--yes", FLAG, "Don't ask."),
+            JSON,
+        ),
+    ),
+    Command(
+        "doctor",
+        "admit_cli.doctor:doctor",
+        "Check the file, this machine and the daemon. Says what mends what is wrong, and changes nothing; ends with 1 "
+        "where there is a fault.",
+        ("admit doctor", "admit doctor --json | jq '.findings[] | select(.level != \"ok\")'"),
+        (),
+        (JSON,),
+    ),
     Command(
         "load",
         "admit_cli.load:load",
@@ -186,6 +225,36 @@ COMMANDS = (
         "admit_cli.explain:explain",
         "Show which processes match a service, and why. Also which were passed over, and what its check said.",
         ("admit explain coder",),
+        (NAME,),
+        (JSON,),
+    ),
+    Command(
+        "service add",
+        "admit_cli.service:add",
+        "Declare one more service in capacity.yaml. Every comment stays; what would make the file wrong is refused.",
+        (
+            "admit service add coder ram_budget_mb=14000 'process_pattern=mlx_lm[. ]server .*Coder'",
+            "admit service add chat ram_budget_mb=7000 loaded_check_cmd='lms ps | grep -qw chat'",
+        ),
+        (NEW, KEYS),
+        (JSON,),
+    ),
+    Command(
+        "service edit",
+        "admit_cli.service:edit",
+        "Change keys of a service in capacity.yaml. KEY= takes one out, and it has its default again.",
+        (
+            "admit service edit coder ram_budget_mb=16000 priority=80",
+            "admit service edit coder exclusive_with=chat,vision hard_limit_mb=",
+        ),
+        (NAME, KEYS),
+        (JSON,),
+    ),
+    Command(
+        "service remove",
+        "admit_cli.service:remove",
+        "Take a service out of capacity.yaml, with its comment. What runs goes on, and is counted no more.",
+        ("admit service remove coder",),
         (NAME,),
         (JSON,),
     ),

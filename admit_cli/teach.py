@@ -110,7 +110,7 @@ class Taught(TyperCommand):
 
 
 def _shown(argument: table.Argument) -> str:
-    return argument.name.upper() + ("..." if argument.many or argument.rest else "")
+    return argument.metavar + ("..." if argument.many or argument.rest else "")
 
 
 def _version(wanted: bool) -> None:
@@ -162,7 +162,7 @@ def _rest(context: typer.Context, argument: table.Argument, before: list[str] | 
 
 
 def _argument(argument: table.Argument) -> inspect.Parameter:
-    completion = _services if argument.name == "name" else None
+    completion: Any = {"name": _services, "keys": _keys}.get(argument.name)
     said = typer.Argument(metavar=_shown(argument), show_default=False, autocompletion=completion)
     if argument.rest:
         kind: Any = Annotated[list[str] | None, said]
@@ -199,3 +199,12 @@ def _services(context: typer.Context, incomplete: str) -> list[str]:
     except Exception:
         return []
     return [name for name in names if name.startswith(incomplete)]
+
+
+def _keys(incomplete: str) -> list[str]:
+    """The keys of a service, as they are written in front of a value."""
+    from admitd.shape import ProbeShape, ServiceShape, keys_of
+
+    names = [name for name in keys_of(ServiceShape) if name != "probe"]
+    names += [f"probe.{name}" for name in keys_of(ProbeShape)]
+    return [f"{name}=" for name in names if name.startswith(incomplete)]

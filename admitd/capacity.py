@@ -40,7 +40,8 @@ class NotFound(Exception):
         if self.asked is not None:
             return f"{self.looked[0]}: no such file ({self.asked}); write the path of a capacity.yaml"
         places = "".join(f"\n  {path}" for path in self.looked)
-        return f"no capacity.yaml; write one, or name one with --config or $ADMIT_CONFIG. Looked in, in order:{places}"
+        instead = "make one: admit init; or name one with --config or $ADMIT_CONFIG"
+        return f"no capacity.yaml; {instead}. Looked in, in order:{places}"
 
 
 def find(explicit: str | None, environ: Mapping[str, str], home: Path, platform: str = sys.platform) -> Path:

@@ -50,6 +50,14 @@ class ConfigError(Exception):
         return "\n".join(lines)
 
 
+class ByHand(Exception):
+    """A program can't write it; the text says where a person does."""
+
+
+class Taken(Exception):
+    """There is a file already, and it is never overwritten."""
+
+
 def spell(keys: Keys) -> str:
     """`services.sanctum-mlx.exclusive_with[0]`; a key that is no name stands in quotes: `services."../../x"`."""
     out = ""

@@ -10,7 +10,7 @@ import pytest
 
 from admit_cli import table
 from admit_cli.main import parse
-from admitd import places
+from admitd import engines, places
 from admitd.core import wire
 from admitd.core.verdict import Reason
 
@@ -42,6 +42,22 @@ def test_every_command_of_the_readme_is_one(command: str) -> None:
     """It parses, by the same table that runs it."""
     words = shlex.split(command)[1:]
     assert parse(words) is not None or words[0] in ("--install-completion", "--version")
+
+
+@pytest.mark.parametrize("page", ["docs/first-file.md", "docs/doctor.md"])
+def test_every_command_of_these_pages_is_one(page: str) -> None:
+    for command in inline_commands(text_of(page)):
+        assert parse(shlex.split(command)[1:]) is not None, command
+
+
+@pytest.mark.parametrize("path", ["init", "doctor", "service add", "service edit", "service remove"])
+def test_what_makes_a_file_is_in_the_page_about_it(path: str) -> None:
+    assert f"admit {path}" in text_of("docs/first-file.md")
+
+
+def test_every_engine_is_in_the_page_about_the_first_file() -> None:
+    for engine in engines.ENGINES:
+        assert engine.title in text_of("docs/first-file.md")
 
 
 def test_every_command_is_in_the_readme() -> None:

@@ -243,6 +243,16 @@ class TestPhysical:
             DarwinMemory(libc).physical()
 
 
+class TestWiredLimit:
+    def test_it_is_what_the_system_says_in_mb_or_as_before_macos_14_in_bytes(self, libc: Libc) -> None:
+        memory = DarwinMemory(libc)
+        assert memory.wired_limit() is None
+        libc.sysctls[b"debug.iogpu.wired_limit"] = struct.pack("=Q", 3 * GIB)
+        assert memory.wired_limit() == 3 * GIB
+        libc.sysctls[b"iogpu.wired_limit_mb"] = struct.pack("=i", 49_152)
+        assert memory.wired_limit() == 48 * GIB
+
+
 def process(libc: Libc, pid: int, footprint: float, resident: float = 0, peak: float = 0) -> ProcessId:
     nonsense = {name: 0xDEADBEEF for name, _ in RusageInfoV4._fields_ if name != "uuid"}
     amounts = {"phys_footprint": footprint, "resident_size": resident, "lifetime_max_phys_footprint": peak}

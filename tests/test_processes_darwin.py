@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from admitd.processes.darwin import ShortInfo, image_token, load, short_bsd_info, start_token
+from admitd.processes.darwin import ShortInfo, folder, image_token, load, short_bsd_info, start_token
 
 
 class ShortBsdInfo(ctypes.Structure):
@@ -68,6 +68,28 @@ def short(**fields: Any) -> Libc:
 
 def unique(**fields: Any) -> Libc:
     return Libc({(501, 17): UniqueIdentifierInfo(uuid=(255,) * 16, puniqueid=9, **fields)})
+
+
+class VnodeInfoPath(ctypes.Structure):
+    _fields_ = (
+        ("stat", ctypes.c_char * 136),
+        ("type", ctypes.c_int),
+        ("pad", ctypes.c_int),
+        ("fsid", ctypes.c_int * 2),
+        ("path", ctypes.c_char * 1024),
+    )
+
+
+class VnodePathInfo(ctypes.Structure):
+    _fields_ = (("folder", VnodeInfoPath), ("root", VnodeInfoPath))
+
+
+def test_the_folder_of_a_process() -> None:
+    assert ctypes.sizeof(VnodePathInfo) == 2352
+    whole = VnodePathInfo(VnodeInfoPath(path="/Users/ü/models".encode()), VnodeInfoPath(path=b"/"))
+    assert folder(501, Libc({(501, 9): whole})) == "/Users/ü/models"
+    assert folder(502, Libc({(501, 9): whole})) is None
+    assert folder(501, Libc({(501, 9): VnodePathInfo()})) is None
 
 
 def test_the_sizes_are_those_of_the_headers() -> None:

@@ -136,3 +136,25 @@ def budget(peak: int) -> int:
     wanted = peak + round(peak * (MARGIN - 1))
     step = BUDGET_STEP if wanted > BUDGET_STEP else BUDGET_LEAST_STEP
     return max(step, -(-wanted // step) * step)
+
+
+RESERVED_SHARE: Final = 5
+"""A fifth of the machine for the system and its user's own programs; more where they hold more now."""
+RESERVED_STEP: Final = 512 * MIB
+SAFETY_SHARE: Final = 16
+SAFETY_MOST: Final = 4096 * MIB
+DESKTOP_LEAST: Final = 8192 * MIB
+"""osaurus keeps 35 % and at least 8 GB of a Mac (osaurus-ai/vmlx-swift #421): the window server and Metal wire some."""
+
+
+def kept(physical: int, others: int | None, *, desktop: bool) -> tuple[int, int]:
+    """What a machine of `physical` bytes keeps back: reserved, and the safety floor. `others`: bytes that everything
+    but the services holds now. At least half of the machine is left for the pool."""
+    safety = _stepped(min(SAFETY_MOST, physical // SAFETY_SHARE), 256 * MIB)
+    wanted = max(physical // RESERVED_SHARE, round((others or 0) * MARGIN), DESKTOP_LEAST if desktop else 0)
+    most = max(0, physical // 2 - safety)
+    return min(_stepped(wanted, RESERVED_STEP), most // MIB * MIB), safety
+
+
+def _stepped(size: int, step: int) -> int:
+    return -(-size // step) * step

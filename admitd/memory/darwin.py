@@ -68,6 +68,16 @@ class DarwinMemory:
     def physical(self) -> int:
         return self._integer(b"hw.memsize")
 
+    def wired_limit(self) -> int | None:
+        """What Metal may wire, in bytes; 0 where the system's own limit is in force, None where there is none."""
+        for name in (b"iogpu.wired_limit_mb", b"debug.iogpu.wired_limit"):  # the second one before macOS 14
+            try:
+                found = self._integer(name)
+            except OSError:
+                continue
+            return found << 20 if name.endswith(b"_mb") else found
+        return None
+
     def reading(self) -> Reading:
         """Available is what Ollama computes (discover/gpu_info_darwin.m): free + file-backed + purgeable.
 

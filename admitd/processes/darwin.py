@@ -1,7 +1,7 @@
 """darwin: what macOS tells anyone about one process, by libproc. Written from XNU's source; see docs/macos.md.
 
-Nothing here raises for a process that is gone: the answer is None. Both flavors are open to every user (bsd/kern/
-proc_info.c, NO_CHECK_SAME_USER). The C library is a parameter, so that tests bring their own.
+Nothing here raises for a process that is gone: the answer is None. The flavors of identity are open to every user
+(bsd/kern/proc_info.c, NO_CHECK_SAME_USER). The C library is a parameter, so that tests bring their own.
 """
 
 from __future__ import annotations
@@ -23,6 +23,12 @@ _SHORT: Final = Struct("=4I16s2I24x")
 # u64 p_puniqueid, i32 p_idversion, ... ; its size, 56, is asserted there ("This structure is API").
 _UNIQUE_IDENTIFIER_INFO: Final = 17
 _UNIQUE: Final = Struct("=16xQ8xi20x")
+# bsd/sys/proc_info.h: PROC_PIDVNODEPATHINFO, struct proc_vnodepathinfo: two of struct vnode_info_path, the working
+# folder and the root: a vnode_info (vinfo_stat of 136 bytes, int, int, fsid of 8) and a path of MAXPATHLEN.
+_VNODE_PATH_INFO: Final = 9
+_VNODE_INFO: Final = 152
+_PATH_MAX: Final = 1024
+_VNODE_PATH_SIZE: Final = 2 * (_VNODE_INFO + _PATH_MAX)
 
 # bsd/sys/proc.h and bsd/sys/proc_info.h
 _STOPPED: Final = 4
@@ -85,6 +91,15 @@ def short_bsd_info(pid: int, libc: LibC) -> ShortInfo | None:
         traced=bool(flags & _TRACED),
         suspended=bool(flags & _SUSPENDED),
     )
+
+
+def folder(pid: int, libc: LibC) -> str | None:
+    """The folder that a process stands in; only one's own processes say."""
+    text = _ask(pid, _VNODE_PATH_INFO, _VNODE_PATH_SIZE, libc)
+    if text is None:
+        return None
+    path = text[_VNODE_INFO : _VNODE_INFO + _PATH_MAX].split(b"\0", 1)[0]
+    return path.decode("utf-8", "surrogateescape") or None
 
 
 def _unique(pid: int, libc: LibC) -> tuple[int, int] | None:

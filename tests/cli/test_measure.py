@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from admit_cli.measure import _load
+from admit_cli.ownyaml import load as _load
 from admitd import budgetfile
 from admitd.core.terms import RAM, ProcessId
 from admitd.core.units import MIB

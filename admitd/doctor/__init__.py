@@ -1,0 +1,34 @@
+"""doctor: every check of `admit doctor`, in the order in which they are shown; docs/doctor.md explains each."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from admitd.doctor import ofmemory, ofpatterns, ofthedaemon, ofthefile, ofthesystem
+from admitd.doctor.finding import Check, Facts, Finding
+
+CHECKS: Final = (
+    Check("file", "capacity.yaml is there, and nothing in it is wrong", ofthefile.file),
+    Check("rights", "nobody else may write to it, to the token, or to the folders of admit", ofthefile.rights),
+    Check("commands", "the programs and folders that its commands name are there", ofthefile.commands),
+    Check("notify", "whoever is to be told can be told", ofthefile.notifying),
+    Check("processes", "the process table can be seen", ofpatterns.table),
+    Check("patterns", "each pattern matches what runs, or what its load_cmd starts", ofpatterns.patterns),
+    Check("overlaps", "no process is two services, or charged because it mentions one", ofpatterns.overlaps),
+    Check("memory", "the file's physical memory is the machine's", ofmemory.memory),
+    Check("budgets", "what loaded services held is within their budgets, and not far below", ofmemory.budgets),
+    Check("caches", "no server keeps prompts without a limit", ofmemory.caches),
+    Check("wired", "Metal may not wire more than is safe (macOS)", ofmemory.wired),
+    Check("respawns", "nothing starts a service again that was unloaded", ofthedaemon.respawns),
+    Check("safelist", "what must keep running may be signalled by this user", ofthedaemon.safelist),
+    Check("daemon", "a daemon answers, and is of this version", ofthedaemon.daemon),
+    Check("port", "nobody else has taken its port", ofthedaemon.port),
+    Check("supervisor", "something starts the daemon again", ofthedaemon.keeper),
+    Check("clock", "the clock was set, and not set back", ofthesystem.clock),
+    Check("disk", "the journal can be read, and there is room for it", ofthesystem.disk),
+)
+
+
+def examine(facts: Facts) -> list[tuple[Check, Finding]]:
+    """What every check says, in order."""
+    return [(check, finding) for check in CHECKS for finding in check.run(facts)]

@@ -1,0 +1,118 @@
+"""finding: what one check says, and the facts that all of them go by. Types only; nothing is looked at here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from admitd.core.respawn import Supervisor
+from admitd.core.terms import Capacity, Reading
+from admitd.problem import Problem
+from admitd.processes.table import Look
+
+
+class Level(StrEnum):
+    """How bad it is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAULT = "fault"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line: what was found, why it matters, and the command that mends it."""
+
+    level: Level
+    what: str
+    mend: str | None = None
+    service: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check. It says at least one thing; where its facts are missing, why it could not look."""
+
+    name: str
+    looks_at: str
+    run: Callable[[Facts], list[Finding]]
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A program that a command of the file needs and nobody finds; `folder`: it is a folder that is not there."""
+
+    service: str
+    key: str
+    program: str
+    folder: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The most that a service's processes held, in bytes, and for how long the youngest of them has run."""
+
+    most: int
+    age_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """Who answers on the daemon's port: a daemon (`ours`), or something else; `pid`, where it can be told."""
+
+    ours: bool
+    version: str | None = None
+    problem: str | None = None
+    pid: int | None = None
+    program: str | None = None
+    file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything that was looked at, once. None, or nothing: it could not be told.
+
+    `safelisted`: entries of the safelist that are patterns, by the name under which the look has what they match.
+    """
+
+    version: str
+    uid: int
+    port: int
+    mac: bool = False
+    looked: tuple[str, ...] = ()
+    path: str | None = None
+    capacity: Capacity | None = None
+    problems: tuple[Problem, ...] = ()
+    loose: tuple[tuple[str, str], ...] = ()
+    look: Look | None = None
+    safelisted: Mapping[str, str] = field(default_factory=dict)
+    cannot_see: str | None = None
+    reading: Reading = field(default_factory=Reading)
+    physical: int | None = None
+    wired_limit: int | None = None
+    held: Mapping[str, Held] = field(default_factory=dict)
+    missing: tuple[Missing, ...] = ()
+    supervisors: Mapping[str, Supervisor] = field(default_factory=dict)
+    answering: Answering | None = None
+    keeper: Supervisor | None = None
+    installed: str | None = None
+    now: float = 0.0
+    newest_entry: float | None = None
+    file_changed: float | None = None
+    journal: str = ""
+    journal_problem: str | None = None
+    disk_free: int | None = None
+    has_apprise: bool = True
+
+
+def ok(what: str) -> list[Finding]:
+    return [Finding(Level.OK, what)]
+
+
+def warning(what: str, mend: str | None = None, service: str | None = None) -> Finding:
+    return Finding(Level.WARNING, what, mend, service)
+
+
+def fault(what: str, mend: str | None = None, service: str | None = None) -> Finding:
+    return Finding(Level.FAULT, what, mend, service)

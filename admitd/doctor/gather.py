@@ -1,0 +1,299 @@
+"""gather: looks at everything that the checks go by, once, and changes nothing. What can't be seen stays unsaid."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+from admitd import __version__, actuator, capacity, ownfile, places, processes, reservations, supervisors, trail
+from admitd import memory as memories
+from admitd.core.respawn import Supervisor
+from admitd.core.terms import Capacity, Command, ProcessId
+from admitd.doctor.commandline import programs
+from admitd.doctor.finding import Answering, Facts, Held, Missing
+from admitd.gate import safelist_of
+from admitd.journal import NAME
+from admitd.measuring import Measuring
+from admitd.memory import Memory
+from admitd.problem import Problem
+from admitd.processes import cputime, ps
+from admitd.processes.matching import Matcher
+from admitd.processes.table import CannotSee, Look
+
+ANSWER_S: Final = 5.0
+ANSWER_MAX: Final = 65_536
+
+
+def gather(environ: Mapping[str, str], config: str | None, port: int) -> Facts:
+    """Look at everything."""
+    home = Path(places.home(environ))
+    memory = memories.for_this_system()
+    path, looked, declared, problems = _file(config, environ, home, memory)
+    look, cannot_see = _look(declared, environ)
+    answering = _answering(port, environ)
+    journal = Path(places.user_folder(environ), NAME)
+    newest, journal_problem = _newest(journal)
+    pid = answering.pid if answering is not None and answering.ours else None
+    return Facts(
+        version=__version__,
+        uid=os.geteuid(),
+        port=port,
+        mac=sys.platform == "darwin",
+        looked=tuple(map(str, looked)),
+        path=None if path is None else str(path),
+        capacity=declared,
+        problems=problems,
+        loose=tuple(_loose(environ)),
+        look=look,
+        safelisted={} if declared is None else {each.name: entry for entry, each in safelist_of(declared).items()},
+        cannot_see=cannot_see,
+        reading=memory.reading(),
+        physical=_physical(memory),
+        wired_limit=_wired_limit(memory),
+        held=_held(declared, look, memory),
+        missing=tuple(_missing(declared, environ)),
+        supervisors=_supervisors(declared, look),
+        answering=answering,
+        keeper=None if pid is None else supervisors.of(pid),
+        installed=_installed(home),
+        now=time.time(),
+        newest_entry=newest,
+        file_changed=None if path is None else _changed(path),
+        journal=str(journal),
+        journal_problem=journal_problem,
+        disk_free=_free(journal.parent),
+        has_apprise=importlib.util.find_spec("apprise") is not None,
+    )
+
+
+def _file(
+    config: str | None, environ: Mapping[str, str], home: Path, memory: Memory
+) -> tuple[Path | None, tuple[Path, ...], Capacity | None, tuple[Problem, ...]]:
+    try:
+        path = capacity.find(config, environ, home)
+    except capacity.NotFound as missing:
+        return None, missing.looked, None, ()
+    try:
+        return path, (), capacity.load(path, detect_physical=memory.physical), ()
+    except capacity.ConfigError as error:
+        return path, (), None, error.problems
+
+
+def _look(declared: Capacity | None, environ: Mapping[str, str]) -> tuple[Look | None, str | None]:
+    services = list(declared.services.values()) if declared is not None else []
+    if declared is not None:
+        services += safelist_of(declared).values()
+    try:
+        look = processes.for_this_system(environ).look(Matcher(services))
+    except (CannotSee, processes.NoSuchReader) as problem:
+        return None, str(problem)
+    return look, None
+
+
+def _physical(memory: Memory) -> int | None:
+    try:
+        return memory.physical()
+    except (OSError, ValueError, RuntimeError):
+        return None
+
+
+def _wired_limit(memory: Memory) -> int | None:
+    from admitd.memory.darwin import DarwinMemory
+
+    return memory.wired_limit() if isinstance(memory, DarwinMemory) else None
+
+
+def _own(declared: Capacity | None, look: Look | None) -> dict[str, list[tuple[ProcessId, float | None]]]:
+    """The processes that are services, by service, with their ages."""
+    found: dict[str, list[tuple[ProcessId, float | None]]] = {}
+    for sighting in look.sightings if look is not None else ():
+        if declared is not None and sighting.service in declared.services and not sighting.mention:
+            found.setdefault(sighting.service, []).append((sighting.process.id, sighting.process.age_s))
+    return found
+
+
+def _held(declared: Capacity | None, look: Look | None, memory: Memory) -> dict[str, Held]:
+    held: dict[str, Held] = {}
+    for name, own in _own(declared, look).items():
+        watching = Measuring(lambda own=own: [each for each, _ in own], memory, cputime.for_this_system())  # type: ignore[misc]
+        if watching.look(time.monotonic()):
+            ages = [age for _, age in own if age is not None]
+            held[name] = Held(watching.seen.most, min(ages) if ages else None)
+    return held
+
+
+def _supervisors(declared: Capacity | None, look: Look | None) -> dict[str, Supervisor]:
+    return {name: supervisors.of(own[0][0].pid) for name, own in _own(declared, look).items()}
+
+
+def _missing(declared: Capacity | None, environ: Mapping[str, str]) -> Iterable[Missing]:
+    if declared is None:
+        return
+    commands: list[tuple[str, str, Command | None]] = [("", "notify_command", declared.sentinel.notify_command)]
+    for name, service in declared.services.items():
+        for key in ("load_cmd", "unload_cmd", "loaded_check_cmd"):
+            commands.append((name, key, getattr(service, key)))
+    for name, key, command in commands:
+        for each in programs(command, environ) if command is not None else ():
+            folder = None if each.folder is None or "$" in each.folder else Path(each.folder)
+            if folder is not None and not folder.is_dir():
+                yield Missing(name, key, str(folder), folder=True)
+            elif not _is_there(each.argv[0], folder, environ):
+                yield Missing(name, key, each.argv[0])
+
+
+def _is_there(program: str, folder: Path | None, environ: Mapping[str, str]) -> bool:
+    if "/" not in program:
+        return shutil.which(program, path=environ.get("PATH")) is not None
+    path = Path(program)
+    if not path.is_absolute():
+        if folder is None:
+            return True  # depends on where the daemon stands
+        path = folder / path
+    return os.access(path, os.X_OK) and path.is_file()
+
+
+def _loose(environ: Mapping[str, str]) -> Iterable[tuple[str, str]]:
+    """What of admit's own folders others could change; nothing is made or mended here."""
+    folder = Path(places.user_folder(environ))
+    for path in (folder, folder / "token"):
+        with contextlib.suppress(OSError):
+            found = path.stat()
+            problem = ownfile.loose_file(found, os.geteuid(), path)
+            if problem is not None:
+                yield f"{path} {problem[0]}", problem[1].partition(": ")[2]
+            elif path.name == "token" and found.st_mode & 0o077:
+                yield f"others may read {path}, and so load and unload", f"chmod 600 {path}"
+    try:
+        shared = reservations.folder(environ)
+        mode = shared.stat().st_mode
+        if mode & 0o002 and not mode & 0o1000:
+            yield f"{shared} may be emptied by anyone", f"chmod 1777 {shared}"
+    except FileNotFoundError:
+        pass
+    except (OSError, reservations.NotRecorded) as problem:
+        yield f"the folder of reservations can't be used: {problem}", "ls -ld /dev/shm/admit /private/var/tmp/admit"
+
+
+def _answering(port: int, environ: Mapping[str, str]) -> Answering | None:
+    """Who answers on the port; None where nobody does."""
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_S)
+    try:
+        client.connect()
+    except ConnectionRefusedError:
+        return None
+    except OSError as problem:
+        return Answering(False, problem=str(problem))
+    try:
+        client.request("GET", "/healthz")
+        answer = client.getresponse()
+        status, body = answer.status, json.loads(answer.read(ANSWER_MAX))
+    except (OSError, http.client.HTTPException, ValueError, RecursionError):
+        status, body = 0, None
+    finally:
+        client.close()
+    pid, file = _note(environ, port)
+    if isinstance(body, dict) and ("sentinel" in body or (pid is not None and "detail" in body)):
+        version, detail = body.get("version"), body.get("detail")
+        return Answering(True, version and str(version), None if status == 200 else str(detail), pid, "admitd", file)
+    owner = _owner(port)
+    return Answering(False, None, None, *owner) if owner else Answering(False)
+
+
+def _note(environ: Mapping[str, str], port: int) -> tuple[int | None, str | None]:
+    """The daemon's pid and the file that it goes by, as it noted them."""
+    try:
+        lines = Path(places.note_path(environ, port)).read_text(encoding="utf-8").splitlines()
+        pid = int(lines[0])
+        return (pid if ps.identify(pid) is not None else None), lines[1]
+    except (OSError, ValueError, IndexError, ps.NotTold):
+        return None, None
+
+
+def _owner(port: int) -> tuple[int, str] | None:
+    """Who listens on it: process and program; None where that is another user's affair."""
+    if sys.platform == "darwin":
+        return owner_in(_printed(("/usr/sbin/lsof", "-nP", f"-iTCP:{port}", "-sTCP:LISTEN", "-Fpc")))
+    wanted = {f"socket:[{inode}]" for inode in _inodes(port)}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if any(os.readlink(each) in wanted for each in (entry / "fd").iterdir()):
+                return int(entry.name), (entry / "comm").read_text(errors="replace").strip()
+    return None
+
+
+def owner_in(printed: str) -> tuple[int, str] | None:
+    """The first process in what `lsof -Fpc` prints: a line p1234, and one with c and its name."""
+    pid = next((line[1:] for line in printed.splitlines() if line.startswith("p") and line[1:].isdigit()), None)
+    name = next((line[1:] for line in printed.splitlines() if line.startswith("c")), "?")
+    return None if pid is None else (int(pid), name)
+
+
+def _inodes(port: int) -> Iterable[str]:
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(table).read_text(encoding="ascii", errors="replace").splitlines()[1:]:
+                fields = line.split()
+                if len(fields) > 9 and fields[3] == "0A" and fields[1].endswith(f":{port:04X}"):
+                    yield fields[9]
+
+
+def _printed(command: tuple[str, ...]) -> str:
+    try:
+        process = actuator.start_helper(command, subprocess.PIPE)
+    except actuator.CannotStart:
+        return ""
+    try:
+        return process.communicate(timeout=ANSWER_S)[0].decode("utf-8", "replace")
+    except subprocess.TimeoutExpired:
+        actuator.end_session(process.pid)
+        process.communicate()
+        return ""
+
+
+def _installed(home: Path) -> str | None:
+    """The unit or the agent that would keep a daemon running."""
+    places_of = (
+        (home / "Library" / "LaunchAgents", "*admit*.plist"),
+        (home / ".config" / "systemd" / "user", "admit*.service"),
+    )
+    for folder, pattern in places_of:
+        for found in sorted(folder.glob(pattern)) if folder.is_dir() else ():
+            return str(found)
+    return None
+
+
+def _newest(journal: Path) -> tuple[float | None, str | None]:
+    try:
+        entries = trail.read(journal, None, None, 1)
+    except OSError as problem:
+        return None, problem.strerror or str(problem)
+    return (entries[-1].at if entries else None), None
+
+
+def _changed(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None
+
+
+def _free(folder: Path) -> int | None:
+    """Bytes that this user may still write where the folder is, or will be."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return None
+    return found.f_bavail * found.f_frsize

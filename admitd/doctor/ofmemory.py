@@ -1,0 +1,117 @@
+"""ofmemory: checks of amounts: the machine's memory and the file's, budgets and what was held, what knows no bound."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Final
+
+from admitd.core import sizing
+from admitd.core.terms import RAM, Command, Service
+from admitd.core.units import MIB, to_mb
+from admitd.doctor.finding import Facts, Finding, fault, ok, warning
+
+NEAR: Final = 0.02
+"""A kernel keeps a little for itself, more or less with each version."""
+FAR_BELOW: Final = 0.5
+LEAST_WASTE: Final = 1024 * MIB
+LONG_ENOUGH_S: Final = 3600.0
+WIRED_LEAST: Final = 8192 * MIB
+WIRED_SHARE: Final = 0.15
+"""Of the machine; what must stay unwired is the larger of both."""
+_NO_FILE: Final = "there is no good capacity.yaml to look at"
+
+
+def memory(facts: Facts) -> list[Finding]:
+    """The file's physical memory is the machine's, and the system says how much is left."""
+    findings = []
+    if facts.reading.problem is not None:
+        findings.append(warning(f"the system does not say how much memory is left: {facts.reading.problem}"))
+    if facts.capacity is None or facts.physical is None:
+        return [*findings, warning(_NO_FILE if facts.capacity is None else "the system does not say its memory")]
+    declared, found = facts.capacity.host.physical.get(RAM, 0), facts.physical
+    name = facts.capacity.host.name
+    differs = f"hosts.{name}.ram_physical_mb is {to_mb(declared)}, and this machine has {found // MIB} MB"
+    if declared > found * (1 + NEAR):
+        findings.append(fault(f"{differs}: more would be admitted than there is", f"$EDITOR {facts.path}"))
+    elif declared < found * (1 - NEAR):
+        findings.append(warning(f"{differs}: the rest is never used", f"$EDITOR {facts.path}"))
+    return findings or ok(f"this machine has {found // MIB} MB, as the file says")
+
+
+def budgets(facts: Facts) -> list[Finding]:
+    """What was held is within the budget, and not far below it."""
+    if facts.capacity is None:
+        return [warning(_NO_FILE)]
+    findings = []
+    for name, held in facts.held.items():
+        budget = facts.capacity.services[name].budget.get(RAM, 0)
+        said = f"{name} held {to_mb(held.most)} MB, and its budget is {to_mb(budget)} MB"
+        if held.most > budget:
+            mend = f"admit service edit {name} ram_budget_mb={to_mb(sizing.budget(held.most))}"
+            findings.append(fault(f"{said}: it takes room that others were promised", mend, name))
+        elif (
+            held.most < budget * FAR_BELOW
+            and budget - held.most > LEAST_WASTE
+            and held.age_s is not None
+            and held.age_s >= LONG_ENOUGH_S
+        ):
+            hours = f"{held.age_s / 3600:.0f} h"
+            mend = f"admit measure {name} --for 10m --write"
+            findings.append(warning(f"{said}: in {hours} it never came near; less would do", mend, name))
+    return findings or ok(f"{len(facts.held)} loaded services hold what their budgets say, or less")
+
+
+def caches(facts: Facts) -> list[Finding]:
+    """No server keeps prompts without a bound."""
+    if facts.capacity is None:
+        return [warning(_NO_FILE)]
+    findings = []
+    lines = _live_lines(facts)
+    for name, service in facts.capacity.services.items():
+        live = next((line for line in lines.get(name, ()) if _unbounded(line)), None)
+        if live is None and not (_unbounded(_text(service.load_cmd)) and not lines.get(name)):
+            continue
+        half = max(1, to_mb(service.budget.get(RAM, 0)) // 4)
+        what = f"{name}: mlx_lm.server keeps prompts without a limit unless it is given --prompt-cache-bytes"
+        findings.append(warning(what, _bounded(name, service, f"{half}MB"), name))
+    return findings or ok("no server keeps prompts without a limit")
+
+
+def wired(facts: Facts) -> list[Finding]:
+    """Metal may not wire what the rest of the machine needs."""
+    if not facts.mac:
+        return ok("nothing to look at: only macOS wires memory for Metal")
+    if facts.wired_limit is None or facts.physical is None:
+        return [warning("the system does not say its limit (sysctl iogpu.wired_limit_mb)")]
+    if facts.wired_limit == 0:
+        return ok("the system's own limit is in force (iogpu.wired_limit_mb is 0)")
+    safe = facts.physical - max(WIRED_LEAST, round(facts.physical * WIRED_SHARE))
+    if facts.wired_limit > safe:
+        what = f"iogpu.wired_limit_mb is {facts.wired_limit // MIB}; above {safe // MIB} too little is left to the rest"
+        return [fault(what, f"sudo sysctl iogpu.wired_limit_mb={max(0, safe // MIB)}")]
+    return ok(f"iogpu.wired_limit_mb is {facts.wired_limit // MIB}, of {safe // MIB} that are safe")
+
+
+def _live_lines(facts: Facts) -> dict[str, list[str]]:
+    lines: dict[str, list[str]] = {}
+    for sighting in facts.look.sightings if facts.look is not None else ():
+        raw = facts.look.lines.get(sighting.process.id.pid) if facts.look is not None else None
+        if raw is not None and not sighting.mention:
+            lines.setdefault(sighting.service, []).append(raw.replace(b"\0", b" ").decode("utf-8", "replace"))
+    return lines
+
+
+def _unbounded(text: str) -> bool:
+    served = "mlx_lm.server" in text or "mlx_lm server" in text
+    return served and "--prompt-cache-bytes" not in text
+
+
+def _text(command: Command | None) -> str:
+    return command if isinstance(command, str) else " ".join(command or ())
+
+
+def _bounded(name: str, service: Service, size: str) -> str:
+    if service.load_cmd is None:
+        return f"mlx_lm.server ... --prompt-cache-bytes {size}"
+    text = service.load_cmd if isinstance(service.load_cmd, str) else shlex.join(service.load_cmd)
+    return f"admit service edit {name} {shlex.quote(f'load_cmd={text} --prompt-cache-bytes {size}')}"

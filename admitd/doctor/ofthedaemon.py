@@ -1,0 +1,96 @@
+"""ofthedaemon: checks of the daemon: there, of this version, on its port, kept running; and of whom it may signal."""
+
+from __future__ import annotations
+
+import os
+
+from admitd.doctor.finding import Facts, Finding, fault, ok, warning
+
+_MANAGERS = ("the systemd unit ", "the launchd job ", "the container ")
+
+
+def daemon(facts: Facts) -> list[Finding]:
+    """It answers, and is what this command is."""
+    found = facts.answering
+    if found is None:
+        return [
+            warning(
+                "no daemon runs: nobody looks after services, and each command decides by itself", "admit daemon run"
+            )
+        ]
+    if not found.ours:
+        return [warning("no daemon runs on its port, where something else listens (see port)", "admit daemon run")]
+    findings = []
+    if found.version not in (None, facts.version):
+        what = f"the daemon is version {found.version}, and this command {facts.version}"
+        findings.append(fault(what, f"kill {found.pid}; admit daemon run" if found.pid else "admit daemon run"))
+    if found.problem is not None:
+        findings.append(fault(f"the daemon is not well: {found.problem}", "admit events --since 1h"))
+    if found.file is not None and facts.path is not None and not _same(found.file, facts.path):
+        what = f"the daemon goes by {found.file}, and this command by {facts.path}"
+        findings.append(warning(what, f"admit doctor --config {found.file}"))
+    return findings or ok(f"a daemon of this version ({found.version}) answers on 127.0.0.1:{facts.port}")
+
+
+def port(facts: Facts) -> list[Finding]:
+    """Nobody else has taken it."""
+    found = facts.answering
+    if found is None:
+        return ok(f"127.0.0.1:{facts.port} is free")
+    if found.ours:
+        return ok(f"127.0.0.1:{facts.port} is the daemon's")
+    who = f"process {found.pid} ({found.program})" if found.pid else "a program of another user"
+    mend = f"ADMIT_PORT={facts.port + 1} admit daemon run"
+    return [fault(f"127.0.0.1:{facts.port} is taken by {who}, which is no admit daemon", mend)]
+
+
+def keeper(facts: Facts) -> list[Finding]:
+    """Something starts the daemon again."""
+    runs = facts.answering is not None and facts.answering.ours
+    if runs and facts.keeper is not None and facts.keeper.name.startswith(_MANAGERS):
+        return ok(f"{facts.keeper.name} keeps the daemon running")
+    if runs:
+        what = "the daemon was started by hand: after a crash or a reboot nobody starts it again"
+        return [warning(what, "admit daemon install")]
+    if facts.installed is not None:
+        return [fault(f"{facts.installed} is there, and its daemon does not run", "admit daemon status")]
+    return [warning("nothing keeps a daemon running", "admit daemon install")]
+
+
+def respawns(facts: Facts) -> list[Finding]:
+    """Nothing starts a service again that was unloaded."""
+    if facts.capacity is None:
+        return [warning("there is no good capacity.yaml to look at")]
+    findings = []
+    for name, supervisor in facts.supervisors.items():
+        if facts.capacity.services[name].unload_cmd is None and supervisor.name.startswith(_MANAGERS):
+            what = f"{name}: {supervisor.name} started it, and may start it again after an unload"
+            mend = f"admit service edit {name} 'unload_cmd={supervisor.stop}'" if supervisor.stop else None
+            findings.append(warning(what, mend, name))
+    return findings or ok("nothing is known to start a service again that was unloaded")
+
+
+def safelist(facts: Facts) -> list[Finding]:
+    """What must keep running may be continued by this user."""
+    if facts.capacity is None or facts.look is None:
+        return [warning("the process table or the file can't be seen")]
+    if not facts.capacity.sentinel.safelist:
+        return ok("the safelist is empty")
+    findings = []
+    kept = set(facts.capacity.sentinel.safelist)
+    foreign: dict[tuple[str, int], int] = {}
+    for sighting in facts.look.sightings:
+        entry = facts.safelisted.get(sighting.service, sighting.service)
+        if entry in kept and facts.uid not in (0, sighting.process.uid):
+            foreign.setdefault((entry, sighting.process.uid), sighting.process.id.pid)
+    for (entry, uid), pid in foreign.items():
+        what = f"safelist: {entry}: process {pid} belongs to uid {uid}, so that only that user or root can continue it"
+        findings.append(warning(what, f"$EDITOR {facts.path}"))
+    return findings or ok("what the safelist names may be signalled by this user")
+
+
+def _same(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return os.path.realpath(one) == os.path.realpath(other)

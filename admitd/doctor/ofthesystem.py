@@ -1,0 +1,42 @@
+"""ofthesystem: checks of the clock, and of the disk that the journal is written to."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from admitd.core.units import MIB
+from admitd.doctor.finding import Facts, Finding, fault, ok, warning
+
+BUILT: Final = 1_763_683_200.0
+"""2025-11-21, before any of this was written: a clock that says less has never been set."""
+LEEWAY_S: Final = 60.0
+DISK_FULL: Final = 16 * MIB
+DISK_LOW: Final = 512 * MIB
+
+
+def clock(facts: Facts) -> list[Finding]:
+    """It has been set, and nothing was written in its future."""
+    if facts.now < BUILT:
+        return [warning("the clock says a time before this program was written", "date")]
+    written = (
+        ("the newest entry of the journal is", facts.newest_entry),
+        ("capacity.yaml was changed", facts.file_changed),
+    )
+    for what, at in written:
+        if at is not None and at > facts.now + LEEWAY_S:
+            return [warning(f"{what} {at - facts.now:.0f} s in the future: the clock was set back", "date")]
+    return ok("the clock goes forward")
+
+
+def disk(facts: Facts) -> list[Finding]:
+    """The journal can be read, and there is room for it."""
+    if facts.journal_problem is not None:
+        return [fault(f"the journal can't be read: {facts.journal_problem}", f"ls -l {facts.journal}")]
+    if facts.disk_free is None:
+        return [warning(f"nobody says how much room is left for {facts.journal}")]
+    free = f"{facts.disk_free // MIB} MB are free for {facts.journal}"
+    if facts.disk_free < DISK_FULL:
+        return [fault(f"{free}: what is done can't be written down", "df -h")]
+    if facts.disk_free < DISK_LOW:
+        return [warning(f"{free}: soon nothing can be written down", "df -h")]
+    return ok(free)

@@ -1,0 +1,366 @@
+"""Every check of `admit doctor`: a case that trips it, beside a twin that does not."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from admit_cli.main import parse
+from admitd import capacity, doctor
+from admitd.core import respawn
+from admitd.core.terms import RAM, Capacity, Host, Process, ProcessId, Reading, Sentinel, Sighting, Unread
+from admitd.core.units import MIB
+from admitd.doctor import commandline
+from admitd.doctor.finding import Answering, Facts, Finding, Held, Level, Missing
+from admitd.doctor.gather import owner_in
+from admitd.problem import Problem
+from admitd.processes.table import Look
+from tests.core.worlds import service
+
+ROOT = Path(__file__).parents[1]
+GIB = 1 << 30
+UID = 501
+NOW = 1_800_000_000.0
+MLX = "mlx_lm.server --model m/Qwen --port 81"
+
+CODER = service("coder", 6_000, process_pattern="coder-server .*--port 8", load_cmd="coder-server --x --port 8")
+CHAT = service("chat", 2_000, process_pattern="chat-server ", load_cmd=("chat-server", "--fast"))
+HOST = Host("box", {RAM: 64 * GIB}, {RAM: 12 * GIB}, {RAM: 4 * GIB})
+GOOD = Facts(
+    safelisted={"/1": "qemu"},
+    version="1.2",
+    uid=UID,
+    port=2189,
+    path="/h/capacity.yaml",
+    capacity=Capacity(HOST, {"coder": CODER, "chat": CHAT}),
+    look=Look(300),
+    physical=64 * GIB,
+    answering=Answering(True, "1.2", None, 77, "admitd", "/h/capacity.yaml"),
+    keeper=respawn.of_launchd("com.example.admit", UID),
+    now=NOW,
+    newest_entry=NOW - 5,
+    file_changed=NOW - 500,
+    journal="/h/journal.jsonl",
+    disk_free=50 * GIB,
+)
+
+
+def declares(*services: Any, **sentinel: Any) -> Capacity:
+    return Capacity(HOST, {each.name: each for each in services}, sentinel=Sentinel(**sentinel))
+
+
+def sees(name: str, pid: int = 9, *, mention: bool = False, uid: int = UID, line: str = "") -> Look:
+    seen = Sighting(name, Process(ProcessId(pid, 1), uid), mention, "vim")
+    return Look(300, (seen,), lines={pid: line.replace(" ", "\0").encode()} if line else {})
+
+
+def both(*looks: Look) -> Look:
+    lines = {pid: line for look in looks for pid, line in look.lines.items()}
+    return Look(300, tuple(seen for look in looks for seen in look.sightings), lines=lines)
+
+
+UNIT = respawn.of_cgroup("0::/user.slice/user@501.service/app.slice/coder.service")
+assert UNIT is not None
+LOOSE = Problem("/h/capacity.yaml", "", 0, "may be written by anyone (mode 0666)", "run: chmod go-w /h/capacity.yaml")
+WRONG = Problem("/h/capacity.yaml", "services.x", 3, "is wrong", "write it right")
+MLX_SERVICE = service("mlx", 8_000, process_pattern="mlx_lm[. ]server .*Qwen", load_cmd=MLX)
+BOUNDED = replace(MLX_SERVICE, load_cmd=f"{MLX} --prompt-cache-bytes 2GB")
+HOG = {"coder": Held(7_000 * MIB, 60.0)}
+
+F, W = Level.FAULT, Level.WARNING
+# check, what is so, how bad that is, words of what is said, words of what mends it, and the twin that is fine.
+CASES: list[tuple[str, dict[str, Any], Level, str, str, dict[str, Any]]] = [
+    ("file", {"path": None, "capacity": None, "looked": ("/a",)}, F, "looked for in /a", "admit init", {}),
+    ("file", {"capacity": None, "problems": (WRONG, WRONG)}, F, "(and 1 more)", "admit config check", {}),
+    ("rights", {"capacity": None, "problems": (LOOSE,)}, F, "anyone", "chmod go-w /h/capacity.yaml", {}),
+    ("rights", {"loose": (("others may read it", "chmod 600 /h/token"),)}, F, "others", "chmod 600 /h/token", {}),
+    (
+        "commands",
+        {"missing": (Missing("coder", "load_cmd", "coder-server"),)},
+        F,
+        "coder: load_cmd runs coder-server, which is not found",
+        "admit service edit coder load_cmd=...",
+        {"missing": ()},
+    ),
+    ("commands", {"missing": (Missing("chat", "unload_cmd", "/x"),)}, W, "chat: unload_cmd", "unload_cmd=", {}),
+    ("commands", {"missing": (Missing("chat", "load_cmd", "/d", True),)}, F, "is no folder", "load_cmd=", {}),
+    ("commands", {"missing": (Missing("", "notify_command", "say"),)}, W, "notify_command runs say", "EDITOR", {}),
+    (
+        "notify",
+        {"capacity": declares(notify=("ntfy://h/t",)), "has_apprise": False},
+        F,
+        "1 of sentinel.notify",
+        "pip install 'admit[notify]'",
+        {"capacity": declares(notify=("desktop://",)), "has_apprise": False},
+    ),
+    ("processes", {"look": None, "cannot_see": "hidden"}, F, "hidden", "ls -ld /proc", {}),
+    (
+        "processes",
+        {"look": Look(3, unread=(Unread(ProcessId(5, 1), {RAM: 1}, True),))},
+        W,
+        "1 processes did not show",
+        "admit doctor",
+        {"look": Look(3, unread=(Unread(ProcessId(5, 1), {RAM: 1}, False),))},
+    ),
+    (
+        "patterns",
+        {"capacity": declares(replace(CODER, process_pattern="codex-server"))},
+        W,
+        "coder: its process_pattern matches no process, nor what its load_cmd starts",
+        "admit service edit coder process_pattern='...'",
+        {"capacity": declares(replace(CODER, process_pattern="codex-server")), "look": sees("coder")},
+    ),
+    (
+        "patterns",
+        {"capacity": declares(replace(CHAT, program="other"))},
+        W,
+        "chat: its process_pattern",
+        "admit service edit chat",
+        {"capacity": declares(replace(CHAT, load_cmd="lms load chat"))},
+    ),
+    (
+        "overlaps",
+        {"look": both(sees("coder"), sees("chat"))},
+        F,
+        "process 9 is chat and coder at once",
+        "admit service edit chat process_pattern",
+        {"look": both(sees("coder"), sees("chat", 10))},
+    ),
+    (
+        "overlaps",
+        {"capacity": declares(CODER, replace(CHAT, process_pattern="-server "))},
+        W,
+        "chat: its process_pattern matches what coder's load_cmd starts",
+        "admit service edit chat process_pattern",
+        {"capacity": declares(CODER, replace(CHAT, process_pattern="-server ", program="chat-server"))},
+    ),
+    (
+        "overlaps",
+        {"look": sees("coder", mention=True)},
+        W,
+        "coder: only mentioned, by process 9 (vim)",
+        "admit service edit coder program=NAME",
+        {"look": sees("coder")},
+    ),
+    ("memory", {"physical": 32 * GIB}, F, "more would be admitted than there is", "$EDITOR /h/capacity.yaml", {}),
+    ("memory", {"physical": 96 * GIB}, W, "the rest is never used", "$EDITOR", {"physical": 64 * GIB - 600 * MIB}),
+    ("memory", {"reading": Reading(problem="no /proc/meminfo")}, W, "no /proc/meminfo", "", {}),
+    (
+        "budgets",
+        {"held": HOG},
+        F,
+        "coder held 7000 MB, and its budget is 6000 MB",
+        "admit service edit coder ram_budget_mb=8192",
+        {"held": {"coder": Held(6_000 * MIB)}},
+    ),
+    (
+        "budgets",
+        {"held": {"coder": Held(1_000 * MIB, 7_200.0)}},
+        W,
+        "in 2 h it never came near",
+        "admit measure coder --for 10m --write",
+        {"held": {"coder": Held(1_000 * MIB, 600.0)}},
+    ),
+    (
+        "caches",
+        {"capacity": declares(MLX_SERVICE)},
+        W,
+        "mlx: mlx_lm.server keeps prompts without a limit",
+        f"admit service edit mlx 'load_cmd={MLX} --prompt-cache-bytes 2000MB'",
+        {"capacity": declares(BOUNDED)},
+    ),
+    (
+        "caches",
+        {"capacity": declares(BOUNDED), "look": sees("mlx", line=MLX)},
+        W,
+        "mlx: mlx_lm.server",
+        "admit service edit mlx",
+        {"capacity": declares(MLX_SERVICE), "look": sees("mlx", line=f"{MLX} --prompt-cache-bytes=1GB")},
+    ),
+    (
+        "wired",
+        {"mac": True, "wired_limit": 60 * GIB},
+        F,
+        "iogpu.wired_limit_mb is 61440; above 55705",
+        "sudo sysctl iogpu.wired_limit_mb=55705",
+        {"mac": True, "wired_limit": 54 * GIB},
+    ),
+    ("wired", {"mac": True, "physical": 16 * GIB, "wired_limit": 9 * GIB}, F, "above 8192", "=8192", {"mac": False}),
+    ("wired", {"mac": True, "wired_limit": None}, W, "does not say", "", {"mac": True, "wired_limit": 0}),
+    (
+        "respawns",
+        {"supervisors": {"coder": UNIT}},
+        W,
+        "coder: the systemd unit coder.service started it",
+        "admit service edit coder 'unload_cmd=systemctl --user stop coder.service'",
+        {"supervisors": {"coder": respawn.of_parent(5, "zsh")}},
+    ),
+    (
+        "respawns",
+        {"supervisors": {"coder": UNIT}},
+        W,
+        "started it",
+        "admit service edit",
+        {"supervisors": {"coder": UNIT}, "capacity": declares(replace(CODER, unload_cmd="x stop"))},
+    ),
+    (
+        "safelist",
+        {"capacity": declares(CODER, safelist=("coder", "qemu")), "look": sees("/1", 12, uid=0)},
+        W,
+        "safelist: qemu: process 12 belongs to uid 0",
+        "$EDITOR /h/capacity.yaml",
+        {"capacity": declares(CODER, safelist=("coder", "qemu")), "look": sees("/1", 12)},
+    ),
+    (
+        "safelist",
+        {"capacity": declares(CODER, safelist=("coder",)), "look": sees("coder", uid=7)},
+        W,
+        "safelist: coder: process 9 belongs to uid 7",
+        "$EDITOR",
+        {"capacity": declares(CODER, safelist=("coder",)), "look": sees("coder", uid=7), "uid": 0},
+    ),
+    ("daemon", {"answering": None}, W, "no daemon runs", "admit daemon run", {}),
+    (
+        "daemon",
+        {"answering": Answering(True, "1.1", None, 77)},
+        F,
+        "the daemon is version 1.1, and this command 1.2",
+        "kill 77; admit daemon run",
+        {"answering": Answering(True, "1.2", None, 77)},
+    ),
+    ("daemon", {"answering": Answering(True, None, "it sees nothing", 7)}, F, "it sees nothing", "admit events", {}),
+    (
+        "daemon",
+        {"answering": Answering(True, "1.2", None, 77, "admitd", "/other.yaml")},
+        W,
+        "goes by /other.yaml",
+        "admit doctor --config /other.yaml",
+        {},
+    ),
+    ("daemon", {"answering": Answering(False, pid=5, program="nginx")}, W, "something else listens", "run", {}),
+    (
+        "port",
+        {"answering": Answering(False, pid=5, program="nginx")},
+        F,
+        "127.0.0.1:2189 is taken by process 5 (nginx)",
+        "ADMIT_PORT=2190 admit daemon run",
+        {"answering": None},
+    ),
+    ("port", {"answering": Answering(False)}, F, "a program of another user", "ADMIT_PORT=2190", {}),
+    ("supervisor", {"keeper": respawn.of_parent(9, "zsh")}, W, "started by hand", "admit daemon install", {}),
+    ("supervisor", {"answering": None}, W, "nothing keeps a daemon running", "admit daemon install", {}),
+    (
+        "supervisor",
+        {"answering": None, "installed": "/h/admit.service"},
+        F,
+        "/h/admit.service is there, and its daemon does not run",
+        "admit daemon status",
+        {"installed": "/h/admit.service"},
+    ),
+    ("clock", {"now": 5.0}, W, "before this program was written", "date", {}),
+    ("clock", {"newest_entry": NOW + 3600}, W, "3600 s in the future", "date", {"newest_entry": None}),
+    ("clock", {"file_changed": NOW + 100}, W, "capacity.yaml was changed 100 s", "date", {"file_changed": NOW + 5}),
+    ("disk", {"disk_free": 3 * MIB}, F, "3 MB are free", "df -h", {"disk_free": GIB}),
+    ("disk", {"disk_free": 300 * MIB}, W, "300 MB are free", "df -h", {}),
+    ("disk", {"journal_problem": "Permission denied"}, F, "Permission denied", "ls -l /h/journal.jsonl", {}),
+    ("disk", {"disk_free": None}, W, "nobody says", "", {}),
+]
+
+
+def findings(name: str, facts: Facts) -> list[Finding]:
+    (check,) = (each for each in doctor.CHECKS if each.name == name)
+    return check.run(facts)
+
+
+@pytest.mark.parametrize(
+    ("name", "so", "level", "what", "mend", "twin"), CASES, ids=[f"{case[0]}: {case[3]}" for case in CASES]
+)
+def test_a_check_trips_and_its_twin_does_not(
+    name: str, so: dict[str, Any], level: Level, what: str, mend: str, twin: dict[str, Any]
+) -> None:
+    found = findings(name, replace(GOOD, **so))
+    assert found[0].level is level
+    assert what in found[0].what
+    assert mend in (found[0].mend or "")
+    assert {each.level for each in findings(name, replace(GOOD, **twin))} == {Level.OK}
+
+
+def test_every_check_has_a_case() -> None:
+    assert {case[0] for case in CASES} == {check.name for check in doctor.CHECKS}
+
+
+def test_all_is_fine_where_all_is_fine() -> None:
+    found = doctor.examine(GOOD)
+    assert [check.name for check, _ in found] == [check.name for check in doctor.CHECKS]
+    assert {finding.level for _, finding in found} == {Level.OK}
+
+
+def test_where_nothing_can_be_seen_nothing_is_a_fault_in_the_code() -> None:
+    """Every check says something of facts that are all missing."""
+    blind = Facts("1", UID, 2189, mac=True)
+    assert {check.name for check, _ in doctor.examine(blind)} == {check.name for check in doctor.CHECKS}
+
+
+@pytest.mark.parametrize("case", CASES, ids=[f"{case[0]}: {case[3]}" for case in CASES])
+def test_what_mends_is_a_command_that_there_is(
+    case: tuple[str, dict[str, Any], Level, str, str, dict[str, Any]],
+) -> None:
+    for each in findings(case[0], replace(GOOD, **case[1])):
+        for part in (each.mend or "").split("; "):
+            words = shlex.split(part)
+            words = words[1:] if words and "=" in words[0] else words
+            if words[:1] == ["admit"] and words[1:3] not in (["daemon", "install"], ["daemon", "status"]):
+                assert parse(words[1:]) is not None, part
+
+
+def test_the_page_names_every_check_and_what_it_looks_at() -> None:
+    page = (ROOT / "docs" / "doctor.md").read_text()
+    for check in doctor.CHECKS:
+        assert f"| `{check.name}` | {check.looks_at} |" in page
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config").rglob("*.yaml")), ids=lambda path: path.name)
+def test_no_recipe_is_complained_of_for_its_patterns(path: Path, tmp_path: Path) -> None:
+    copy = tmp_path / path.name
+    copy.write_text(path.read_text())
+    copy.chmod(0o600)
+    declared = capacity.load(copy, detect_physical=lambda: 64 << 30, hostname=lambda: "anywhere")
+    facts = replace(GOOD, capacity=declared, look=Look(300))
+    for name in ("patterns", "overlaps", "respawns", "safelist", "caches"):
+        assert {each.level for each in findings(name, facts)} == {Level.OK}, name
+
+
+ENVIRON = {"HOME": "/h", "M": "/models"}
+LINES: list[tuple[Any, list[str]]] = [
+    ("mlx_lm.server --model x", ["mlx_lm.server --model x"]),
+    (("a b", "c"), ["a b c"]),
+    ("A=1 B='2 3' exec vllm serve $M/x", ["vllm serve /models/x"]),
+    ('cd "$HOME/ComfyUI" && exec .venv/bin/python main.py', ["/h/ComfyUI: .venv/bin/python main.py"]),
+    ("lms ps | grep -qw coder-14b", ["lms ps", "grep -qw coder-14b"]),
+    ("a > /dev/null 2>&1; b &", ["a", "b"]),
+    ("if test -e x; then run-it; fi", []),
+    ("$SERVER --port 1", []),
+    ("x $(which y)", []),
+    ("`z`", []),
+    ("~/bin/tool it", ["/h/bin/tool it"]),
+    ("'open quote", []),
+    ("curl -d '{\"a\": 1}' http://h/", ['curl -d {"a": 1} http://h/']),
+]
+
+
+@pytest.mark.parametrize(("command", "runs"), LINES, ids=[str(command) for command, _ in LINES])
+def test_what_a_command_runs(command: Any, runs: list[str]) -> None:
+    found = [
+        (f"{each.folder}: " if each.folder else "") + " ".join(each.argv)
+        for each in commandline.programs(command, ENVIRON)
+    ]
+    assert found == runs
+
+
+def test_who_listens_as_lsof_prints_it() -> None:
+    assert owner_in("p412\ncControlCe\nf10\np500\ncother\n") == (412, "ControlCe")
+    assert owner_in("") is None
