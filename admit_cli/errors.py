@@ -12,6 +12,7 @@ from admitd.actuator import CannotStart
 from admitd.capacity import ConfigError, NotFound
 from admitd.core import wire
 from admitd.gate import Unknown
+from admitd.installing.wanted import KeeperFailed, NoSupervisor, NotInstalled
 from admitd.places import UnsafePlace
 from admitd.processes.table import CannotSee
 from admitd.reservations import Busy, NotRecorded
@@ -30,6 +31,9 @@ _CODES: Final[tuple[tuple[type[Exception], int, str], ...]] = (
     (NotRecorded, wire.FAILED, "The reservations cannot be used"),
     (CannotSee, wire.FAILED, "The machine cannot be seen"),
     (CannotStart, wire.FAILED, "The command could not be started"),
+    (NotInstalled, wire.NO_SUCH, "The daemon is not installed as a service"),
+    (NoSupervisor, wire.FAILED, "There is no supervisor"),
+    (KeeperFailed, wire.FAILED, "The supervisor would not do it"),
     (OSError, wire.FAILED, "The system would not do it"),
 )
 
