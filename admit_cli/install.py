@@ -56,7 +56,7 @@ def install(values: dict[str, Any]) -> int:
             config=str(path) if named else None,
             unix=places.socket_path(os.environ, port),
             log=os.path.join(home, LOG),
-            environ=wanted.carried(os.environ),
+            environ=wanted.carried(os.environ, home),
             hardened=not values["allow_sudo"],
         )
     )

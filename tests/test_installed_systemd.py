@@ -249,6 +249,8 @@ def test_stopped_it_stays_stopped_and_the_command_line_goes_on(here: Installed) 
 def test_one_that_sleeps_is_woken_by_the_first_who_asks(here: Installed) -> None:
     """Only its service was ended, by whatever means: the sockets are still held."""
     here.systemd.ctl("stop", "admit.service")
+    named = here.systemd.run(str(ADMIT), "status", environ={"ADMIT_PORT": str(here.daemon.port)})
+    assert (named.returncode, "the daemon is only just starting" in named.stderr) == (0, True)
     asked = here.systemd.run(str(ADMIT), "status", environ={"ADMIT_PORT": str(here.daemon.port), "ADMIT_CONFIG": ""})
     assert (asked.returncode, asked.stderr) == (0, "")
     assert here.systemd.shown("admit.service", "ActiveState") == "active"

@@ -48,9 +48,10 @@ class Launchd:
         self._bound_s = bound_s
 
     def install(self, wanted: Wanted) -> tuple[str, ...]:
+        was_loaded = self._is_loaded()  # where launchd says no, nothing is left behind
         self._log.parent.mkdir(parents=True, exist_ok=True)  # launchd starts nothing whose log cannot be opened
         is_new = put(self._plist, plist(wanted))
-        if is_new and self._is_loaded():
+        if is_new and was_loaded:
             self._boot_out()  # a loaded job keeps its old definition, whatever its file says
         self.start()
         return (str(self._plist),) if is_new else ()
@@ -115,7 +116,10 @@ class Launchd:
             raise NotInstalled
 
     def _is_loaded(self) -> bool:
-        return self._ask("print", self._target)[0] == DONE
+        code, printed = self._ask("print", self._target)
+        if code in _MEANS:
+            raise _failed(("print", self._target), code, printed)
+        return code == DONE
 
     def _boot_in(self) -> None:
         """A 'disable' outlives every uninstall, so enable comes first; what is still leaving is waited for."""

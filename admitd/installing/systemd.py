@@ -31,6 +31,7 @@ class Systemd:
         self._files = (self._folder / SERVICE, self._folder / SOCKET)
 
     def install(self, wanted: Wanted) -> tuple[str, ...]:
+        self._ctl("daemon-reload")  # where there is no systemd of the user's, nothing is left behind
         written = []
         for path, text in zip(self._files, (service_unit(wanted), socket_unit(wanted)), strict=True):
             if put(path, text.encode()):

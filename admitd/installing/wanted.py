@@ -152,9 +152,11 @@ def search_path(written: str) -> str:
     return ":".join(dict.fromkeys([*folders, *ALWAYS_IN_PATH]))
 
 
-def carried(environ: Mapping[str, str]) -> dict[str, str]:
-    """What of the shell's environment the daemon gets."""
+def carried(environ: Mapping[str, str], home: str) -> dict[str, str]:
+    """What of the shell's environment the daemon gets. HOME is told: nobody has seen whether launchd does, and what
+    loads models looks for them below it."""
     return {
+        "HOME": home,
         "PATH": search_path(environ.get("PATH", "")),
         **{name: environ[name] for name in CARRIED if environ.get(name)},
     }
