@@ -247,14 +247,25 @@ def test_what_only_the_user_can_mend_ends_with_0_there(mac: Mac) -> None:
 def test_the_command_line_shows_all_of_it(
     mac: Mac, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(installing, "for_this_system", lambda environ, home: mac.launchd())
-    monkeypatch.setattr(sys, "argv", [str(ADMIT)])
-    for name, value in {**mac.daemon.environ, "ADMIT_PORT": str(mac.daemon.port)}.items():
-        monkeypatch.setenv(name, value)
+    def arrange() -> None:
+        monkeypatch.setattr(installing, "for_this_system", lambda environ, home: mac.launchd())
+        monkeypatch.setattr(sys, "argv", [str(ADMIT)])
+        for name, value in {**mac.daemon.environ, "ADMIT_PORT": str(mac.daemon.port)}.items():
+            monkeypatch.setenv(name, value)
+
+    arrange()
     assert main.dispatch(["daemon", "install"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[:2] == [f"wrote {mac.plist}", f"the daemon is installed under launchd: loaded, pid {mac.state['pid']}"]
     assert said[3] == f"  goes by   {mac.daemon.capacity_file}"
+    monkeypatch.setattr("admit_cli.install.__version__", "9.9")
+    assert main.dispatch(["daemon", "status"]) == 0
+    assert "admit 0" in (stale := capsys.readouterr().out) and "this is 9.9; next: admit daemon restart" in stale
+    assert main.dispatch(["daemon", "install"]) == 0
+    capsys.readouterr()
+    assert "\nkickstart -k " in (mac.folder / "said").read_text(), "an upgrade is started anew"
+    monkeypatch.undo()
+    arrange()
     assert main.dispatch(["daemon", "logs", "--json", "--lines", "1"]) == 0
     assert "live_veto off" in json.loads(capsys.readouterr().out)["lines"][-1]
     assert main.dispatch(["daemon", "stop"]) == 0

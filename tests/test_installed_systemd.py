@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 import tempfile
 import threading
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests import usersystemd
-from tests.daemons import ADMIT, CAPACITY, Daemon, end_naps, free_port, naps, prepared, request, sleeper, until
+from tests.daemons import ADMIT, CAPACITY, ROOT, Daemon, end_naps, free_port, naps, prepared, request, sleeper, until
 from tests.usersystemd import UserSystemd
 
 pytestmark = pytest.mark.skipif(bool(usersystemd.why_not()), reason=usersystemd.why_not())
@@ -267,11 +268,18 @@ def test_uninstalled_nothing_of_it_is_left_but_what_is_the_users(here: Installed
         here.daemon.ask("GET", "/healthz")
 
 
+def as_in_the_docs(said: str, daemon: Daemon) -> str:
+    said = said.replace(str(daemon.capacity_file), "/home/me/.config/admit/capacity.yaml")
+    said = said.replace(daemon.environ["HOME"], "/home/me").replace(str(daemon.port), "2189")
+    return re.sub(r"pid \d+", "pid 4242", said)
+
+
 def test_it_is_there_after_a_boot_and_its_sockets_before_it(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="a") as home:
         daemon = prepared(Path(home, "f"), sleeper("nap", 3), Path(home))
         with usersystemd.running(daemon.environ) as first:
-            Installed(first, daemon).install()
+            done = first.run(str(ADMIT), "daemon", "install", environ={"ADMIT_PORT": str(daemon.port)})
+            assert as_in_the_docs(done.stdout, daemon) in (ROOT / "docs/installing.md").read_text()
         assert os.path.exists(Path(home, ".config/systemd/user/default.target.wants/admit.service"))
         with usersystemd.running(daemon.environ, target="default.target") as second:
             until(lambda: second.shown("admit.service", "ActiveState") == "active", WITHIN_S)
