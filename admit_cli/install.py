@@ -43,9 +43,8 @@ def install(values: dict[str, Any]) -> int:
     good = capacity.load(path, detect_physical=memory.for_this_system().physical)
     port = values["port"] or _port()
     keeper = _keeper()
-    before = keeper.state()
     running = _daemon(port)
-    if running is not None and not before.running:
+    if running is not None and not keeper.state().running:  # asking may have woken the installed one
         pid = f" (pid {running.pid}): end it first, for example by kill {running.pid}" if running.pid else ""
         raise KeeperFailed(f"a daemon that is not installed already answers on 127.0.0.1:{port}{pid}")
     named = values["config"] or os.environ.get("ADMIT_CONFIG")

@@ -255,6 +255,8 @@ def test_one_that_sleeps_is_woken_by_the_first_who_asks(here: Installed) -> None
     asked = here.systemd.run(str(ADMIT), "status", environ={"ADMIT_PORT": str(here.daemon.port), "ADMIT_CONFIG": ""})
     assert (asked.returncode, asked.stderr) == (0, "")
     assert here.systemd.shown("admit.service", "ActiveState") == "active"
+    here.systemd.ctl("stop", "admit.service")
+    assert here.admit("install")["changed"] is False
 
 
 def test_uninstalled_nothing_of_it_is_left_but_what_is_the_users(here: Installed) -> None:

@@ -151,6 +151,38 @@ def test_without_a_systemd_of_the_user_it_is_said_what_to_do(monkeypatch: pytest
     assert not (tmp_path / "home").exists()
 
 
+def scripted(folder: Path, name: str, script: str, monkeypatch: pytest.MonkeyPatch) -> systemd.Systemd:
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    return systemd.Systemd({}, str(folder))
+
+
+def test_what_it_said_is_what_the_journal_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    keeper = scripted(tmp_path, "journalctl", 'echo "$*"; echo two', monkeypatch)
+    assert keeper.log(7) == ["--user --no-pager --unit=admit.service --lines=7 --quiet", "two"]
+    assert keeper.log_command(7)[-1] == "--follow"
+
+
+def test_a_journal_that_may_not_be_read_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    keeper = scripted(tmp_path, "journalctl", "echo 'insufficient permissions.' >&2; exit 1", monkeypatch)
+    with pytest.raises(KeeperFailed, match=r"journalctl ended with exit 1: insufficient permissions"):
+        keeper.log(7)
+
+
+def test_a_start_that_fails_says_where_to_look(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    said = "Job for admit.service failed because the control process exited with error code."
+    keeper = scripted(tmp_path, "systemctl", f'case "$*" in *start*) echo "{said}"; exit 1;; esac', monkeypatch)
+    with pytest.raises(KeeperFailed, match=r"control process exited.*What it said: admit daemon logs"):
+        keeper.install(wanted_of())
+
+
+def test_what_is_carried_over_decides_where_files_are_and_is_no_secret() -> None:
+    shell = {"PATH": "/a", "HF_HOME": "/models", "HF_TOKEN": "secret", "OLLAMA_MODELS": "", "HOME": "/elsewhere"}
+    found = wanted.carried(shell, "/home/me")
+    assert (found.pop("PATH").split(":")[0], found) == ("/a", {"HOME": "/home/me", "HF_HOME": "/models"})
+
+
 # What is handed over
 
 

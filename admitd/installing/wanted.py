@@ -19,8 +19,20 @@ ALWAYS_IN_PATH: Final = (
     *(("/opt/homebrew/bin",) if sys.platform == "darwin" else ()),
     *("/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"),
 )
-CARRIED: Final = ("ADMIT_STATE_DIR", "ADMIT_PROCESS_READER", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "LANG")
-"""What of the shell's environment decides where files are found, beside PATH: the daemon must find the same ones."""
+CARRIED: Final = (
+    "ADMIT_STATE_DIR",
+    "ADMIT_PROCESS_READER",
+    "XDG_CACHE_HOME",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "XDG_STATE_HOME",
+    "HF_HOME",
+    "HF_HUB_CACHE",
+    "OLLAMA_MODELS",
+    "LANG",
+)
+"""What of the shell's environment decides where files are found, beside PATH: the daemon, and what it loads, must find
+the same ones. Nothing that may be a secret: the files that hold it are no secret."""
 _PASSING: Final = re.compile(r"/uv/(?:archive|builds|environments)-v\d+/|/pipx/\.cache/|/\.cache/pipx/")
 _PRIVILEGED: Final = re.compile(r"(?:^|[\s/;|&(])(sudo|doas|pkexec|su|podman|newuidmap)(?=\s|$)")
 
