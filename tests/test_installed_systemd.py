@@ -230,9 +230,11 @@ def test_another_port_moves_the_sockets(here: Installed) -> None:
 def test_what_only_the_user_can_mend_is_not_tried_again(here: Installed) -> None:
     good = here.daemon.capacity_file.read_text()
     here.daemon.capacity_file.write_text("services: 3\n")
+    before = int(here.systemd.shown("admit.service", "NRestarts"))
     here.end("KILL")
     until(lambda: here.systemd.shown("admit.service", "ActiveState") == "failed", WITHIN_S)
     assert here.systemd.shown("admit.service", "ExecMainStatus") == "78"
+    assert int(here.systemd.shown("admit.service", "NRestarts")) == before + 1, "once for the crash"
     said = here.admit("status", code=69)
     assert not said["running"] and "exit-code" in said["said"]
     here.daemon.write(good)
