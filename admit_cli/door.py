@@ -160,7 +160,9 @@ class Door:
             unix.connect(path)
             named = self._config or self._environ.get("ADMIT_CONFIG")
             if named and not self._goes_by(named):
-                raise Gone("another file", f"the daemon goes by {self._noted()}, not by {named}")
+                noted = self._noted()  # none: systemd holds the socket of one that has just been woken
+                why = f"the daemon goes by {noted}, not by {named}" if noted else "the daemon is only just starting"
+                raise Gone("another file", why)
         except OSError as problem:
             unix.close()
             raise Gone(problem) from problem

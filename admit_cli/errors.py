@@ -12,6 +12,7 @@ from admitd.actuator import CannotStart
 from admitd.capacity import ConfigError, NotFound
 from admitd.core import wire
 from admitd.gate import Unknown
+from admitd.installing.wanted import KeeperFailed, NoSupervisor, NotInstalled
 from admitd.places import UnsafePlace
 from admitd.problem import ByHand, Taken
 from admitd.processes.table import CannotSee
@@ -33,6 +34,9 @@ _CODES: Final[tuple[tuple[type[Exception], int, str], ...]] = (
     (ByHand, wire.FAILED, "A person has to write it"),
     (Taken, wire.FAILED, "There is a file already"),
     (CannotStart, wire.FAILED, "The command could not be started"),
+    (NotInstalled, wire.NO_SUCH, "The daemon is not installed as a service"),
+    (NoSupervisor, wire.FAILED, "There is no supervisor"),
+    (KeeperFailed, wire.FAILED, "The supervisor would not do it"),
     (OSError, wire.FAILED, "The system would not do it"),
 )
 

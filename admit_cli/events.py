@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from admit_cli import render
+from admit_cli.tell import tell
 from admitd import places, trail
 from admitd.core import wire
-from admitd.core.events import Entry, Severity, entry_json
+from admitd.core.events import FORMAT, Entry, Severity, entry_json
 from admitd.core.units import parse_duration
 from admitd.journal import NAME
 
@@ -34,6 +35,12 @@ def events(values: dict[str, Any]) -> int:
     since = values["since"]
     tail = trail.Tail(path) if values["follow"] else None
     entries = trail.read(path, since, service, LAST if since is None else MOST)
+    newest = max((entry.format for entry in entries), default=FORMAT)
+    if newest > FORMAT:
+        tell(
+            f"admit: a newer admit wrote some of these (version {newest} of the journal, and this one knows {FORMAT}): "
+            "what is new in them is not shown"
+        )
     try:
         if tail is None:
             _show_all(entries, as_json)

@@ -106,6 +106,7 @@ def _count(text: str) -> int:
 CONFIG = Option("--config", TEXT, "The capacity.yaml to go by, instead of the one found by default.", "FILE")
 JSON = Option("--json", FLAG, "Print JSON on stdout, for programs.")
 WAIT = Option("--wait", DURATION, "Where it is refused: wait in the queue for so long (90s, 10m, 1h).", "DURATION")
+DAEMON_PORT = Option("--port", PORT, "The port; ADMIT_PORT and 2189 otherwise.", "PORT")
 YES = Option("--yes", FLAG, "Don't ask before unloading others.")
 
 NAME = Argument("name", "A service that capacity.yaml declares.")
@@ -116,7 +117,7 @@ NAMES = Argument("name", "Services that capacity.yaml declares.", many=True)
 GROUPS = {
     "service": "Add, edit or remove a service of capacity.yaml.",
     "config": "Check capacity.yaml, or print its JSON Schema.",
-    "daemon": "Run the daemon that answers everybody.",
+    "daemon": "Run the daemon that answers everybody, or install it.",
 }
 
 COMMANDS = (
@@ -331,7 +332,72 @@ COMMANDS = (
         "Run the daemon in the foreground. On 127.0.0.1 and a unix socket beside it, until SIGTERM.",
         ("admit daemon run", "admit daemon run --port 2190"),
         (),
-        (Option("--port", PORT, "The port; ADMIT_PORT and 2189 otherwise.", "PORT"),),
+        (DAEMON_PORT,),
+    ),
+    Command(
+        "daemon install",
+        "admit_cli.install:install",
+        "Have the system keep the daemon running: launchd on macOS, systemd --user on Linux. It starts now and at each "
+        "login, and again after a crash. Doing it twice changes nothing; after an upgrade it takes the new version.",
+        ("admit daemon install", "admit daemon install --config ~/capacity.yaml --port 2190"),
+        (),
+        (
+            DAEMON_PORT,
+            Option("--allow-sudo", FLAG, "systemd: let services' commands use sudo, rootless podman and the like."),
+            JSON,
+        ),
+    ),
+    Command(
+        "daemon uninstall",
+        "admit_cli.install:uninstall",
+        "End the daemon and take its files away from the system. capacity.yaml and what was written down stay.",
+        ("admit daemon uninstall",),
+        (),
+        (JSON,),
+    ),
+    Command(
+        "daemon start",
+        "admit_cli.install:start",
+        "Start the installed daemon.",
+        ("admit daemon start",),
+        (),
+        (JSON,),
+    ),
+    Command(
+        "daemon stop",
+        "admit_cli.install:stop",
+        "End the installed daemon, until the next login. The services that it started go on.",
+        ("admit daemon stop",),
+        (),
+        (JSON,),
+    ),
+    Command(
+        "daemon restart",
+        "admit_cli.install:restart",
+        "End the installed daemon and start it again. Reservations stand; under systemd nobody is refused meanwhile.",
+        ("admit daemon restart",),
+        (),
+        (JSON,),
+    ),
+    Command(
+        "daemon status",
+        "admit_cli.install:status",
+        "Show whether the daemon is installed, runs and answers. Ends with 69 where it does not answer.",
+        ("admit daemon status", "admit daemon status --json | jq .version"),
+        (),
+        (JSON,),
+    ),
+    Command(
+        "daemon logs",
+        "admit_cli.install:logs",
+        "Show what the installed daemon said.",
+        ("admit daemon logs", "admit daemon logs --follow"),
+        (),
+        (
+            Option("--follow", FLAG, "Go on with what comes, until Ctrl-C."),
+            Option("--lines", COUNT, "How many lines; 100 otherwise.", "N"),
+            JSON,
+        ),
     ),
 )
 

@@ -133,6 +133,19 @@ def _start(line: list[str], output: int | IO[bytes], keep: tuple[int, ...] = ())
         raise CannotStart(f"{line[0]} cannot be run: {why}") from problem
 
 
+def answer(command: Sequence[str], timeout_s: float) -> tuple[int, str]:
+    """Run a command of the system's to its end: its exit code, and what it printed. Raises CannotStart, also where it
+    does not end in time."""
+    process = start_helper(tuple(command), subprocess.PIPE)
+    try:
+        printed, _ = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        end_session(process.pid)
+        process.communicate()
+        raise CannotStart(f"{command[0]} {command[1]} did not end in {timeout_s:g} s") from None
+    return process.returncode, printed.decode("utf-8", "replace")
+
+
 def run_bounded(
     command: Command, timeout_s: float, said: bytes = b"", environ: Mapping[str, str] | None = None
 ) -> str | None:

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,11 +18,13 @@ from admitd.core.events import Event, Number
 from admitd.core.terms import RAM
 from admitd.core.units import free_to_mb, to_mb
 from admitd.gate import Gate
+from admitd.handover import ALONE, Handed
 from admitd.notify import Notifier
 
 
-def run(environ: Mapping[str, str], config: str | None, port: int) -> None:
-    """Serve until SIGTERM or SIGINT. Raises serving.PortTaken, places.UnsafePlace and all that furnish raises."""
+def run(environ: Mapping[str, str], config: str | None, port: int, handed: Handed = ALONE) -> None:
+    """Serve until SIGTERM or SIGINT. `handed`: what a supervisor handed over. Raises serving.PortTaken,
+    places.UnsafePlace and all that furnish raises."""
     gc.disable()  # until all is imported: it finds nothing there to collect, and takes a tenth of the time
     house = furnish(environ, config, keep=descriptors_to_keep())
     places.make_private(places.user_folder(environ))
@@ -29,8 +32,10 @@ def run(environ: Mapping[str, str], config: str | None, port: int) -> None:
     note = places.note_path(environ, port)
     with _signals_held(), contextlib.ExitStack() as ends:
         # Before what takes time to import: who starts a second one is told at once, and who asks meanwhile only waits.
-        sockets = serving.listen(port, None if unix is None else Path(unix))
-        take_down = ends.enter_context(_taken_down(*(path for path in (note, unix) if path is not None)))
+        sockets = serving.listen(port, None if unix is None else Path(unix), handed.sockets)
+        # A socket of the supervisor's stays where it is: whoever asks while this daemon is not there waits at it.
+        is_ours = not any(each.family == socket.AF_UNIX for each in handed.sockets)
+        take_down = ends.enter_context(_taken_down(note, *([unix] if unix is not None and is_ours else [])))
         with open(note, "w", encoding="utf-8") as out:
             out.write(f"{os.getpid()}\n{os.path.abspath(house.watched.path)}\n")
         sentinel = house.sentinel(port)
@@ -47,12 +52,14 @@ def run(environ: Mapping[str, str], config: str | None, port: int) -> None:
             where = f"http://127.0.0.1:{port}" + (f" and {unix}" if unix else "")
             print(f"admitd {__version__} listens on {where}", file=sys.stderr)
             print(_in_force(house.gate), file=sys.stderr, flush=True)
+            handed.ready(f"listens on {where}")
 
         def ending() -> None:
+            handed.stopping()
             take_down()
             house.streams.stop()
 
-        serving.serve(serving.server(house.application(port, sentinel), ready, ending), sockets)
+        serving.serve(serving.server(house.application(port, sentinel), ready, ending, handed), sockets)
         sentinel.stop()
         house.journal.write(Event("daemon_stopped", "the daemon was stopped", numbers={"pid": os.getpid()}))
 

@@ -26,7 +26,7 @@ from typing import Final
 
 from admitd import __version__, trail
 from admitd.boot import boot_id, since_boot_s
-from admitd.core.events import Entry, Event, entry_json
+from admitd.core.events import FORMAT, Entry, Event, entry_json
 
 NAME: Final = "journal.jsonl"
 PATIENCE_S: Final = 1.0
@@ -165,7 +165,9 @@ class Journal:
             entry = Entry(
                 self._last + 1, waiting.at, boot_id(), waiting.since_boot_s, waiting.event, os.getpid(), __version__
             )
-            line = json.dumps(entry_json(entry), separators=(",", ":"), allow_nan=False).encode() + b"\n"
+            line = (
+                json.dumps({"v": FORMAT, **entry_json(entry)}, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+            )
             if size and size + len(line) > self._file_max:
                 os.close(fd)
                 fd = -1

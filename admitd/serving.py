@@ -12,7 +12,7 @@ import signal
 import socket
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -23,6 +23,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from admitd.core import wire
 from admitd.doorkeeper import BODY_WAIT_S, App, Message, Receive, Scope, Send, refuse
+from admitd.handover import ALONE, Handed
 
 HEAD_MAX: Final = 32 * 1024
 FIELD_COSTS: Final = 32
@@ -188,17 +189,26 @@ class QuietServer(uvicorn.Server):
     """uvicorn wakes ten times a second to see whether it should end; this one is woken by the signal itself."""
 
     def __init__(
-        self, config: uvicorn.Config, ending: asyncio.Event, on_ready: Callable[[], None], on_end: Callable[[], None]
+        self,
+        config: uvicorn.Config,
+        ending: asyncio.Event,
+        on_ready: Callable[[], None],
+        on_end: Callable[[], None],
+        handed: Handed,
     ) -> None:
         super().__init__(config)
         self._ending = ending
         self._on_ready = on_ready
         self._on_end = on_end
+        self._handed = handed
 
     async def main_loop(self) -> None:
         self.server_state.default_headers = self.config.encoded_headers
         self._on_ready()
-        await self._ending.wait()
+        while not self._ending.is_set():
+            self._handed.beat()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), self._handed.every_s)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """While the port is still held: whoever starts next must not lose his own socket file to us."""
@@ -247,8 +257,35 @@ def _until(ending: asyncio.Event, app: App) -> App:
     return served
 
 
-def listen(port: int, unix: Path | None) -> list[socket.socket]:
-    """127.0.0.1:`port`, and the unix socket beside it, which only its owner may open. Raises PortTaken."""
+def listen(port: int, unix: Path | None, handed: Sequence[socket.socket] = ()) -> list[socket.socket]:
+    """127.0.0.1:`port`, and the unix socket beside it, which only its owner may open; what a supervisor `handed` over
+    is taken as it is. Raises PortTaken."""
+    given = [_as_wanted(each, port, unix) for each in handed]
+    if not any(each.family == socket.AF_INET for each in given):
+        given.insert(0, _listen_inet(port))
+    if unix is None or any(each.family == socket.AF_UNIX for each in given):
+        return given
+    try:
+        return [*given, _listen_unix(unix)]
+    except OSError as problem:
+        for each in given:
+            each.close()
+        raise PortTaken(f"{unix} cannot be listened on: {problem.strerror}. Is it in the way? Remove it.") from problem
+
+
+def _as_wanted(handed: socket.socket, port: int, unix: Path | None) -> socket.socket:
+    """A socket of the supervisor's; never one that others on the network could reach."""
+    wanted: dict[int, object] = {socket.AF_INET: ("127.0.0.1", port), socket.AF_UNIX: str(unix)}
+    listens = handed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) if hasattr(socket, "SO_ACCEPTCONN") else 1
+    if not listens or wanted.get(handed.family) != handed.getsockname():
+        raise PortTaken(
+            f"the supervisor handed over a socket on {handed.getsockname()!r}, and wanted are 127.0.0.1:{port} and "
+            f"{unix}. To write its files anew: admit daemon install"
+        )
+    return handed
+
+
+def _listen_inet(port: int) -> socket.socket:
     inet = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     inet.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -262,13 +299,7 @@ def listen(port: int, unix: Path | None) -> list[socket.socket]:
             f"127.0.0.1:{port} cannot be had: {problem.strerror}. {running}"
             "Another port: --port N, or ADMIT_PORT=N for the daemon and the command line alike."
         ) from problem
-    if unix is None:
-        return [inet]
-    try:
-        return [inet, _listen_unix(unix)]
-    except OSError as problem:
-        inet.close()
-        raise PortTaken(f"{unix} cannot be listened on: {problem.strerror}. Is it in the way? Remove it.") from problem
+    return inet
 
 
 def _listen_unix(path: Path) -> socket.socket:
@@ -293,9 +324,11 @@ def _nothing() -> None:
     return
 
 
-def server(app: App, on_ready: Callable[[], None], on_end: Callable[[], None] = _nothing) -> QuietServer:
+def server(
+    app: App, on_ready: Callable[[], None], on_end: Callable[[], None] = _nothing, handed: Handed = ALONE
+) -> QuietServer:
     """A server for `app`. `on_ready` is called once it serves; `on_end` when the end begins, while the sockets are
-    still held."""
+    still held; `handed` hears the beat of its loop."""
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # what clients do wrong is told to them
     ending = asyncio.Event()
     config = uvicorn.Config(
@@ -314,7 +347,7 @@ def server(app: App, on_ready: Callable[[], None], on_end: Callable[[], None] = 
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GRACE_S,
     )
-    return QuietServer(config, ending, on_ready, on_end)
+    return QuietServer(config, ending, on_ready, on_end, handed)
 
 
 def serve(made: QuietServer, sockets: list[socket.socket]) -> None:

@@ -52,6 +52,7 @@ Priority = Annotated[
     int, Field(ge=-values.LARGEST_PRIORITY, le=values.LARGEST_PRIORITY), BeforeValidator(values.priority)
 ]
 Count = Annotated[int, Field(ge=1, le=1000), BeforeValidator(values.count)]
+Version = Annotated[int, Field(ge=1, le=values.NEWEST), BeforeValidator(values.version)]
 Status = Annotated[int, Field(ge=100, le=599), BeforeValidator(values.status)]
 Switch = Annotated[bool, BeforeValidator(values.switch)]
 OnOff = Annotated[
@@ -256,6 +257,9 @@ class FileShape(_Shape, title="capacity.yaml"):
         default=True,
         description="Whether live memory and pressure may refuse what the ledger would admit.",
         examples=["on"],
+    )
+    version: Version = Field(
+        default=1, description="Version of this file's format. Without it: 1, the only one so far.", examples=[1]
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Final
@@ -58,15 +57,9 @@ def label_in(listed: str, pid: int) -> str | None:
 
 def _launchctl_list() -> str:
     try:
-        process = actuator.start_helper(("/bin/launchctl", "list"), subprocess.PIPE)
+        return actuator.answer(("/bin/launchctl", "list"), BOUND_S)[1]
     except actuator.CannotStart:
         return ""
-    try:
-        printed, _ = process.communicate(timeout=BOUND_S)
-    except subprocess.TimeoutExpired:
-        actuator.end_session(process.pid)
-        return ""
-    return printed.decode("utf-8", "replace")
 
 
 def _text(path: Path) -> str:

@@ -14,9 +14,12 @@ from urllib.parse import urlsplit
 
 from pydantic_core import PydanticCustomError
 
+from admitd import __version__
 from admitd.core.units import parse_amount, parse_duration, to_mb
 from admitd.problem import show
 
+NEWEST: Final = 1
+"""The version of capacity.yaml that this code reads, and all before it."""
 MOST_MB: Final = 1 << 30
 """1 PiB: more than any machine has."""
 LONGEST_S: Final = 604_800
@@ -118,6 +121,16 @@ def priority(value: object) -> int:
 
 def count(value: object) -> int:
     return _whole(value, 1, 1000, "3")
+
+
+def version(value: object) -> int:
+    """The version of the file's format: what a newer admit wrote may mean what this one does not know."""
+    if isinstance(value, int) and value > NEWEST:
+        raise wrong(
+            f"{{written}} is newer than {NEWEST}, the newest that admit {__version__} reads",
+            f"upgrade admit, or write {NEWEST} if nothing in the file needs more",
+        )
+    return _whole(value, 1, NEWEST, str(NEWEST))
 
 
 def status(value: object) -> int:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from admitd import serving
 from admitd.doorkeeper import App
+from admitd.handover import ALONE, Handed
 
 ROOT = Path(__file__).parents[1]
 ADMIT = Path(sys.executable).with_name("admit")
@@ -314,7 +315,9 @@ def end_naps() -> None:
 
 
 @contextlib.contextmanager
-def served(app: Callable[[int], App], on_end: Callable[[], None] = lambda: None) -> Iterator[Door]:
+def served(
+    app: Callable[[int], App], on_end: Callable[[], None] = lambda: None, handed: Handed = ALONE
+) -> Iterator[Door]:
     """The daemon's server in a thread of this process, around an application made for its port."""
     port = free_port()
     ready = threading.Event()
@@ -326,7 +329,7 @@ def served(app: Callable[[int], App], on_end: Callable[[], None] = lambda: None)
         loops.append(asyncio.get_running_loop())
         ready.set()
 
-    made = serving.server(app(port), on_ready, on_end)
+    made = serving.server(app(port), on_ready, on_end, handed)
     thread = threading.Thread(target=serving.serve, args=(made, serving.listen(port, None)))
     thread.start()
     try:

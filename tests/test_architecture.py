@@ -62,6 +62,8 @@ ORDER = (
     "admitd/processes/",
     "admitd/memory/",
     "admitd/actuator.py",
+    "admitd/installing/",
+    "admitd/handover.py",
     "admitd/checks.py",
     "admitd/record.py",
     "admitd/machinelock.py",

@@ -146,7 +146,7 @@ FILES = [
     ("no as a name", service().replace("  x:", "  no:"), ['as a key, "no" is not text: YAML reads it as false; quote it']),
     ("a number as a name", service().replace("  x:", "  14:"), ['as a key, "14" is not text: YAML reads it as 14; quote it']),
     ("a service outside services", HOSTS + "services: {}\nqwen: {ram_budget_mb: 5}\n",
-     ["4: qwen: capacity.yaml has no such key; write one of host, hosts, services, sentinel, live_veto"]),
+     ["4: qwen: capacity.yaml has no such key; write one of host, hosts, services, sentinel, live_veto, version"]),
     ("a misspelt section", service() + "sentinels: {}\n", ["sentinels: capacity.yaml has no such key; did you mean sentinel?"]),
     ("neither on nor off", service() + "live_veto: maybe\n", ['live_veto: "maybe" is neither on nor off; write on or off']),
     ("an empty sentinel", service() + "sentinel:\n", ["sentinel: is empty"]),

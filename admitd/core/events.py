@@ -20,6 +20,9 @@ TEXT_MAX: Final = 2_000
 NUMBERS_MAX: Final = 40
 """An entry of the journal is written in one piece, and read back whole: it has an end."""
 
+FORMAT: Final = 1
+"""The version of the journal's lines, `v` in each, 1 where none is said. A newer one is read as far as it is known."""
+
 KINDS: Final = frozenset(
     {
         "admitted",
@@ -103,6 +106,7 @@ class Entry:
     event: Event
     pid: int = 0
     version: str = ""
+    format: int = FORMAT
 
 
 def to_json(event: Event) -> dict[str, Any]:
@@ -135,7 +139,7 @@ def from_json(body: Mapping[str, Any]) -> Event:
 
 
 def entry_json(entry: Entry) -> dict[str, Any]:
-    """An entry as every door shows it, and as the journal holds it."""
+    """An entry as every door shows it; the journal puts the version of its format before it."""
     return {
         "id": entry.id,
         "at": round(entry.at, 3),
@@ -156,7 +160,17 @@ def entry_from_json(body: object) -> Entry:
         raise ValueError("an entry has an id and a time")
     pid = body.get("pid")
     boot, version = (each if isinstance(each, str) else "" for each in (body.get("boot"), body.get("version")))
-    return Entry(number, float(at), boot, float(since_boot_s), from_json(body), pid if _is_count(pid) else 0, version)
+    written = body.get("v")
+    return Entry(
+        number,
+        float(at),
+        boot,
+        float(since_boot_s),
+        from_json(body),
+        pid if _is_count(pid) else 0,
+        version,
+        written if _is_count(written) else 1,
+    )
 
 
 def _is_count(value: object) -> TypeGuard[int]:

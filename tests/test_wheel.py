@@ -1,0 +1,198 @@
+"""What users install: the wheel, by pip, pipx and uv, into clean environments with a clean HOME; then a short tour.
+
+Packages come from wherever this machine's pip and uv get theirs, in the locked versions. Where they cannot be had, the
+tests are skipped, with what the installer said.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.daemons import CAPACITY, end_naps, free_port, sleeper, until
+
+ROOT = Path(__file__).parents[1]
+UV = str(Path(sys.executable).with_name("uv"))
+PIPX = "pipx==1.18.4"
+UNREACHABLE = re.compile(r"connect|network|resolve host|name resolution|timed out|certificate|No solution found", re.I)
+
+spec = importlib.util.spec_from_file_location("manpages", ROOT / "scripts/gear/manpages.py")
+assert spec is not None and spec.loader is not None
+manpages = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(manpages)
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, str]:
+    files: dict[str, str] = manpages.files()
+    return files
+
+
+def test_the_manual_pages_and_completions_are_those_of_the_commands(made: dict[str, str]) -> None:
+    for name, text in made.items():
+        shipped = ROOT / name
+        assert shipped.exists() and shipped.read_text() == text, f"{name}: write it anew: scripts/manpages"
+    there = {path.relative_to(ROOT).as_posix() for kind in ("man", "completions") for path in (ROOT / kind).iterdir()}
+    assert there == set(made), "write them anew: scripts/manpages"
+
+
+def test_every_variable_of_the_manual_is_read_somewhere() -> None:
+    code = "".join(path.read_text() for folder in ("admitd", "admit_cli") for path in (ROOT / folder).rglob("*.py"))
+    assert [name for name, _ in manpages.ENVIRONMENT if f'"{name}"' not in code] == []
+
+
+def test_bash_completes_a_command(tmp_path: Path) -> None:
+    line = (
+        f"source {ROOT}/completions/admit.bash; COMP_WORDS=(admit unl); COMP_CWORD=1; "
+        '_admit_completion admit; echo "${COMPREPLY[@]}"'
+    )
+    environ = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+    done = subprocess.run(["bash", "-c", line], env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("unload\n", "")
+
+
+@dataclass
+class Built:
+    """A wheel, and the versions that are installed with it."""
+
+    wheel: Path
+    locked: Path
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    folder = tmp_path_factory.mktemp("dist")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
+        cwd=ROOT, check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    (wheel,) = folder.glob("admit-*.whl")
+    lines = re.findall(r"^([A-Za-z0-9_.-]+==[^ ;\\]+)", (ROOT / "requirements/run.txt").read_text(), re.MULTILINE)
+    locked = folder / "locked.txt"
+    locked.write_text("\n".join(lines) + "\n")
+    return Built(wheel, locked)
+
+
+def test_all_that_is_needed_is_in_the_wheel(built: Built, made: dict[str, str]) -> None:
+    names = zipfile.ZipFile(built.wheel).namelist()
+    for kind in ("launchd", "systemd"):
+        for path in (ROOT / kind).iterdir():
+            assert f"admitd/{kind}/{path.name}" in names
+    data = [name.partition(".data/data/share/")[2] for name in names]
+    assert {f"man/man1/{Path(name).name}" for name in made if name.startswith("man/")} <= set(data)
+    assert {"bash-completion/completions/admit", "zsh/site-functions/_admit"} <= set(data)
+    assert {"fish/vendor_completions.d/admit.fish", "admit/config/capacity.example.yaml"} <= set(data)
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """Short, because a socket's path must be."""
+    with tempfile.TemporaryDirectory(prefix="a") as folder:
+        yield Path(folder)
+        end_naps()
+
+
+def command(*words: str, home: Path, **environ: str) -> None:
+    """Run an installer, with this machine's settings and nothing of this environment's."""
+    kept = {name: value for name, value in os.environ.items() if name.startswith(("UV_", "PIP_", "SSL_"))}
+    everything = {
+        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+        "HOME": str(home),
+        "PIP_NO_COMPILE": "1",
+        **from_pip(),
+        **kept,
+        "UV_CACHE_DIR": cache(),
+        **environ,
+    }
+    done = subprocess.run(words, env=everything, capture_output=True, text=True, timeout=110, check=False)
+    if done.returncode and UNREACHABLE.search(done.stderr):
+        pytest.skip(f"no packages can be had here: {done.stderr.strip().splitlines()[-1]}")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def cache() -> str:
+    asked = subprocess.run([UV, "cache", "dir"], capture_output=True, text=True, timeout=60, check=False)
+    return asked.stdout.strip() or os.path.expanduser("~/.cache/uv")
+
+
+def from_pip() -> dict[str, str]:
+    """uv does not read pip's settings; as in scripts/setup, it hears of them here."""
+    told = {"UV_DEFAULT_INDEX": "PIP_INDEX_URL", "SSL_CERT_FILE": "PIP_CERT"}
+    return {theirs: os.environ[ours] for theirs, ours in told.items() if os.environ.get(ours)}
+
+
+def by_uv(built: Built, home: Path) -> Path:
+    places = {"UV_TOOL_DIR": str(home / "tools"), "UV_TOOL_BIN_DIR": str(home / "bin")}
+    command(UV, "tool", "install", "--constraints", str(built.locked), str(built.wheel), home=home, **places)
+    return home / "bin"
+
+
+def by_pipx(built: Built, home: Path) -> Path:
+    places = {"PIPX_HOME": str(home / "pipx"), "PIPX_BIN_DIR": str(home / "bin"), "PIPX_DEFAULT_BACKEND": "uv"}
+    words = ("install", f"--pip-args=--constraint={built.locked}", str(built.wheel))
+    command(UV, "tool", "run", PIPX, *words, home=home, UV_TOOL_DIR=str(home / "tools"), **places)
+    return home / "bin"
+
+
+def by_pip(built: Built, home: Path) -> Path:
+    command(UV, "venv", "--seed", "--python", sys.executable, str(home / "venv"), home=home)
+    pip = home / "venv/bin/pip"
+    command(str(pip), "install", "--constraint", str(built.locked), str(built.wheel), home=home)
+    return home / "venv/bin"
+
+
+def the_daemon_answers(home: Path, environ: dict[str, str]) -> None:
+    daemon = subprocess.Popen(["admit", "daemon", "run"], env=environ, stderr=subprocess.PIPE)
+    try:
+        until((home / f".local/state/admit/admitd-{environ['ADMIT_PORT']}.note").exists, 60)
+        asked = ["admit", "load", "coder", "--json"]
+        done = subprocess.run(asked, env=environ, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stderr, json.loads(done.stdout)["service"]) == (0, "", "coder")
+    finally:
+        daemon.terminate()
+        daemon.communicate(timeout=30)
+    assert daemon.returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("installer", [by_uv, by_pipx, by_pip], ids=lambda each: each.__name__)
+def test_the_tour_works_where_nothing_but_the_wheel_was_installed(installer, built: Built, home: Path) -> None:  # type: ignore[no-untyped-def]
+    folder = installer(built, home)
+    environ = {"PATH": f"{folder}:/usr/bin:/bin", "HOME": str(home), "ADMIT_STATE_DIR": str(home / "s")}
+    environ["ADMIT_PORT"] = str(free_port())
+
+    def admit(*words: str) -> tuple[int, str, str]:
+        done = subprocess.run(
+            ["admit", *words], env=environ, cwd=home, capture_output=True, text=True, timeout=60, check=False
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    assert admit("--version")[0] == 0
+    assert admit("config", "check")[0] == 66
+    file = home / ".config/admit/capacity.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(CAPACITY + sleeper("chat", 1, 6000) + sleeper("coder", 2, 6000))
+    file.chmod(0o600)
+    assert admit("config", "check")[0] == 0
+    assert admit("load", "chat")[0] == 0
+    code, _, said = admit("load", "coder")
+    assert (code, "admit unload chat" in said) == (2, True)
+    assert admit("unload", "chat")[0] == 0
+    if installer is by_uv:
+        the_daemon_answers(home, environ)
+    # What the installers of the daemon fill in came with it.
+    python = (folder / "admit").resolve().with_name("python")
+    code = "from admitd.installing import wanted; print(len(wanted.template('launchd', 'admit.plist')))"
+    asked = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (asked.returncode, asked.stderr) == (0, "")
