@@ -25,6 +25,8 @@ from admit_sdk.cache.terms import OnProgress, Progress, Source, State
 from admitd.core.units import show_amount
 
 TRIES: Final = 5
+FIRST_PAUSE_S: Final = 0.5
+"""After the first failure in a row; twice as long after each further one."""
 STALL_S: Final = 30.0
 LOOK_EVERY_S: Final = 1.0
 """How often it is looked again whether there is room now."""
@@ -42,7 +44,6 @@ class Manner:
     wait_s: float | None = None
     stall_s: float = STALL_S
     tries: int = TRIES
-    first_pause_s: float = 0.5
 
     def check(self) -> None:
         """Raises Stopped once the caller has asked to stop."""
@@ -110,8 +111,11 @@ class Download:
                 except OSError as problem:
                     self._disk_failed(problem)
             to_disk(self._fd)
-            os.fchmod(self._fd, 0o444)
             return self._done
+        except BaseException:
+            if not self._done:
+                self._folder.forget_download(self._source.sha256)
+            raise
         finally:
             os.close(self._fd)
 
@@ -211,11 +215,10 @@ class Download:
         self._failed += 1
         self._gone_on = self._done > 0
         if self._failed >= self._manner.tries:
-            kept = (
-                f"; {show_amount(self._done)} are kept, and the next attempt goes on from there" if self._done else ""
-            )
-            raise DownloadFailed(f"{self._source.origin}: {interrupted}, {self._failed} times in a row{kept}")
-        self._manner.sleep(max(interrupted.after_s, self._manner.first_pause_s * 2 ** (self._failed - 1)))
+            kept = f"{show_amount(self._done)} are kept, and the next attempt goes on from there"
+            end = kept if self._done else "nothing of it was kept"
+            raise DownloadFailed(f"{self._source.origin}: {interrupted}, {self._failed} times in a row; {end}")
+        self._manner.sleep(max(interrupted.after_s, FIRST_PAUSE_S * 2 ** (self._failed - 1)))
 
     def _disk_failed(self, problem: OSError) -> None:
         """A full disk is waited for; what else the disk has to say ends the download."""

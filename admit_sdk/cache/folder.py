@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import re
 import secrets
 import stat
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -59,8 +59,13 @@ class Folder:
     def lock(self) -> Iterator[None]:
         """Hold the cache's lock. Raises CacheUnusable."""
         self.prepare()
-        with _held(self._lock, LOCK_WAIT_S):
-            yield
+        try:
+            with self._lock.hold(LOCK_WAIT_S):
+                yield
+        except (NotRecorded, Busy) as problem:
+            raise CacheUnusable(str(problem)) from problem
+        except OSError as problem:
+            raise CacheUnusable(f"{problem.filename or self.root} cannot be used: {problem.strerror}") from problem
 
     @contextlib.contextmanager
     def download_lock(self, sha256: str, wait_s: float) -> Iterator[None]:
@@ -83,8 +88,14 @@ class Folder:
 
     def publish(self, sha256: str, name: str, origin: str, size_bytes: int) -> None:
         """Under the lock, and by the one who holds the download's: a verified part becomes a file of the cache."""
-        write_note(self.files / f"{sha256}.json", {"name": name, "origin": origin, "size_bytes": size_bytes})
+        note = {"name": name, "origin": origin, "size_bytes": size_bytes}
+        try:
+            write_note(self.files / f"{sha256}.json", note)
+        except OSError as problem:
+            if problem.errno not in FULL:  # the cache does without a note, rather than without the file
+                raise
         os.rename(self.part(sha256), self.file(sha256))
+        os.chmod(self.file(sha256), 0o444)
         _settle(self.files)
         self.forget_download(sha256)
 
@@ -107,6 +118,19 @@ class Folder:
         except Busy:
             return False
         return True
+
+    def sweep(self) -> None:
+        """Under the lock: remove what a crash has left that is neither a file nor a download."""
+        for folder in (self.files, self.downloads):
+            for path in folder.glob(".*"):
+                path.unlink(missing_ok=True)  # notes are written under the lock: nobody is writing this one
+        for note in self.files.glob("*.json"):
+            if not note.with_suffix("").exists():
+                note.unlink(missing_ok=True)
+        for lock in self.downloads.glob("*.lock"):
+            if _KEY.match(lock.stem) and not self.part(lock.stem).exists():
+                with contextlib.suppress(Busy), self.download_lock(lock.stem, 0.0):
+                    self.forget_download(lock.stem)
 
     def used_now(self, sha256: str) -> None:
         """Its last use is now."""
@@ -215,22 +239,12 @@ def write_all(fd: int, data: bytes) -> None:
 
 def to_disk(fd: int) -> None:
     """What was written survives a power cut from here on. On macOS fsync(2) stops at the drive's own cache."""
-    if sys.platform == "darwin":
-        import fcntl
-
+    full_fsync = getattr(fcntl, "F_FULLFSYNC", None)
+    if full_fsync is not None:
         with contextlib.suppress(OSError):  # network file systems do not know it
-            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+            fcntl.fcntl(fd, full_fsync)
             return
     os.fsync(fd)
-
-
-@contextlib.contextmanager
-def _held(lock: MachineLock, wait_s: float) -> Iterator[None]:
-    try:
-        with lock.hold(wait_s):
-            yield
-    except (NotRecorded, Busy) as problem:
-        raise CacheUnusable(str(problem)) from problem
 
 
 def _settle(folder: Path) -> None:

@@ -67,13 +67,15 @@ class Keeper:
             victims = room.collect(self._look(), time.time() if now is None else now, self._idle_s)
             if only_look:
                 return victims
+            self._folder.sweep()
             return tuple(each for each in victims if self._folder.remove(each))
 
     def evict(self, sha256: str) -> tuple[Victim, ...]:
         """Remove one file and what is left of its download. Raises NotCached, InUse."""
         with self._folder.lock():
             contents = self._look()
-            found: list[Victim] = [each for each in (*contents.files, *contents.downloads) if each.sha256 == sha256]
+            found: list[Victim] = [each for each in contents.files if each.sha256 == sha256]
+            found += [each for each in contents.downloads if each.sha256 == sha256]
             if not found:
                 raise NotCached(f"nothing with SHA-256 {sha256} is in the cache; see what is: admit cache status")
             for each in found:
@@ -92,7 +94,7 @@ class Keeper:
         files = self._folder.list_files(references.living(self._folder))
         downloads = self._folder.list_downloads()
         free = self._folder.free_bytes()
-        there = sum(each.size_bytes for each in (*files, *downloads))
+        there = sum(each.size_bytes for each in files) + sum(each.size_bytes for each in downloads)
         most = room.max_by_default(free, there) if self._max_bytes is None else self._max_bytes
         return Contents(files, downloads, most, free, self._spare_bytes)
 
