@@ -112,7 +112,7 @@ class Leftover:
     runs: bool = False
 
     @property
-    def promised_bytes(self) -> int:
+    def counted_bytes(self) -> int:
         """What it will hold: all of it, if it runs."""
         return max(self.size_bytes, self.total_bytes or 0) if self.runs else self.size_bytes
 
@@ -131,12 +131,12 @@ class Contents:
     @property
     def held_bytes(self) -> int:
         """What it holds, and what running downloads will add."""
-        return sum(file.size_bytes for file in self.files) + sum(each.promised_bytes for each in self.downloads)
+        return sum(file.size_bytes for file in self.files) + sum(each.counted_bytes for each in self.downloads)
 
     @property
     def unwritten_bytes(self) -> int:
         """What running downloads will still write to the disk."""
-        return sum(each.promised_bytes - each.size_bytes for each in self.downloads)
+        return sum(each.counted_bytes - each.size_bytes for each in self.downloads)
 
 
 def content(sha256: str) -> str:

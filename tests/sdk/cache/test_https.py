@@ -29,7 +29,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_unknown_certificate_is_refused_and_asked_for_once(cache: ModelCache, certificate: Path) -> None:
-    with serving(certificate) as server, pytest.raises(DownloadFailed, match="is not trusted: .*SSL_CERT_FILE"):
+    with serving(certificate) as server, pytest.raises(DownloadFailed, match=r"is not trusted: .*SSL_CERT_FILE"):
         cache.fetch(server.put("/x", DATA), sha256(DATA))
     assert not cache.contents().files
     assert not server.asked
