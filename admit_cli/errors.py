@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from admit_cli.door import BadSetting, NoAnswer, NoService, Strange
 from admit_cli.tell import tell
+from admit_sdk.cache.errors import CacheError, CacheUnusable, NotCached
 from admitd.actuator import CannotStart
 from admitd.capacity import ConfigError, NotFound
 from admitd.core import wire
@@ -30,6 +31,9 @@ _CODES: Final[tuple[tuple[type[Exception], int, str], ...]] = (
     (NotRecorded, wire.FAILED, "The reservations cannot be used"),
     (CannotSee, wire.FAILED, "The machine cannot be seen"),
     (CannotStart, wire.FAILED, "The command could not be started"),
+    (NotCached, wire.NO_SUCH, "No such file"),
+    (CacheUnusable, wire.BAD_CONFIG, "The model cache cannot be used"),
+    (CacheError, wire.FAILED, "The model cache could not do it"),
     (OSError, wire.FAILED, "The system would not do it"),
 )
 

@@ -105,6 +105,9 @@ class Handler(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
 
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     def _where(self, manners: Manners, size: int, etag: str | None, known: bool) -> tuple[int, int]:
         if manners.status:
             return manners.status, 0
@@ -133,7 +136,8 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.send_header("Content-Length", str(len(body) if manners.said_length is None else manners.said_length))
         self.end_headers()
-        self._send(manners, body)
+        if self.command != "HEAD":
+            self._send(manners, body)
         self.close_connection = True
 
     def _send(self, manners: Manners, body: bytes) -> None:
