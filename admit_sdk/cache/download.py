@@ -9,59 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from admit_sdk.cache import remote
-from admit_sdk.cache.errors import DownloadFailed, NoRoom, Stopped, WrongContent
+from admit_sdk.cache.errors import DownloadFailed, NoRoom, WrongContent
 from admit_sdk.cache.folder import FULL, Folder, read_note, to_disk, write_all
 from admit_sdk.cache.keeper import Keeper
+from admit_sdk.cache.manner import Manner
 from admit_sdk.cache.remote import Answer, FromTheStart, Interrupted
-from admit_sdk.cache.terms import OnProgress, Progress, Source, State
+from admit_sdk.cache.terms import Progress, Source, State
 from admitd.core.units import show_amount
 
-TRIES: Final = 5
 FIRST_PAUSE_S: Final = 0.5
 """After the first failure in a row; twice as long after each further one."""
-STALL_S: Final = 30.0
 LOOK_EVERY_S: Final = 1.0
 """How often it is looked again whether there is room now."""
 _TELL_EVERY_S: Final = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Manner:
-    """How to download. `wait_s`: how long to pause where there is no room, None for as long as it takes; `stall_s`:
-    how long a server may say nothing; `tries`: how often in a row it may fail without a further byte."""
-
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    on_progress: OnProgress | None = None
-    stop: threading.Event | None = None
-    wait_s: float | None = None
-    stall_s: float = STALL_S
-    tries: int = TRIES
-
-    def check(self) -> None:
-        """Raises Stopped once the caller has asked to stop."""
-        if self.stop is not None and self.stop.is_set():
-            raise Stopped("the download was stopped; what came of it is kept, and the next attempt goes on from there")
-
-    def sleep(self, seconds: float) -> None:
-        """Wait, unless the caller asks to stop. Raises Stopped."""
-        if self.stop is not None:
-            self.stop.wait(seconds)
-        else:
-            time.sleep(seconds)
-        self.check()
-
-    def tell(self, progress: Progress) -> None:
-        """Say how far it is."""
-        if self.on_progress is not None:
-            self.on_progress(progress)
 
 
 class Download:

@@ -13,10 +13,10 @@ from types import TracebackType
 from typing import Final
 
 from admit_sdk.cache import room
-from admit_sdk.cache.download import STALL_S, Download, Manner
 from admit_sdk.cache.errors import BadName, CacheUnusable, NotCached
 from admit_sdk.cache.folder import Folder
 from admit_sdk.cache.keeper import Keeper, default_folder
+from admit_sdk.cache.manner import STALL_S, Manner
 from admit_sdk.cache.references import Held
 from admit_sdk.cache.room import Victim
 from admit_sdk.cache.terms import (
@@ -147,6 +147,8 @@ class ModelCache:
 
     def _download(self, source: Source, name: str, manner: Manner) -> Held:
         """By the one who holds the download's lock."""
+        from admit_sdk.cache.download import Download  # and with it HTTP and TLS, which a file that is there needs not
+
         with self._folder.lock():
             held = self._held(source.sha256)
         if held is not None:  # another was quicker, between our look and our lock

@@ -120,14 +120,13 @@ def test_evict_leaves_what_is_in_use_and_says_by_whom(desk: Desk, cache: ModelCa
     assert done.out == "gone: second.gguf  1.0 MiB\n"
 
 
-@pytest.mark.parametrize("name", ["third.gguf", "fff", "../../x", "org/name", "\x1b[2J"])
+@pytest.mark.parametrize("name", ["fff", "../../x", "\x1b[2J"])
 def test_evict_of_what_is_not_there_takes_nothing(desk: Desk, cache: ModelCache, server: Server, name: str) -> None:
     fill(cache, server)
     done = desk.admit("cache", "evict", name).must(66)
     assert "see what is: admit cache status" in done.err
     assert "\x1b" not in done.err
     assert len(cache.contents().files) == 2
-    desk.admit("cache", "evict").must(64)
 
 
 def test_a_name_that_two_files_have_is_not_guessed_at(desk: Desk, cache: ModelCache, server: Server) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import mmap
 import os
 import subprocess
 import sys
@@ -91,6 +93,25 @@ def start() -> Iterator[Callable[..., App]]:
         for app in started:
             if app.process.poll() is None:
                 app.kill()
+
+
+@pytest.fixture
+def tells_who_has_it_open(tmp_path: Path) -> None:
+    """Skips where the kernel does not know of a mapping, as under overlayfs, or has no such call."""
+    if sys.platform != "linux":
+        pytest.skip("only Linux tells whether a file is open elsewhere")
+    path = tmp_path / "mapped"
+    path.write_bytes(b"x")
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    with mapped, path.open("rb") as file:
+        try:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        except BlockingIOError:
+            return
+        except OSError as problem:
+            pytest.skip(f"this file system has no leases: {problem.strerror}")
+    pytest.skip("this file system does not know of mappings")
 
 
 def until(true: Callable[[], object], what: str) -> None:

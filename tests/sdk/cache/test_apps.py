@@ -19,7 +19,7 @@ DATA = some_bytes(4 * MB)
 SHA = sha256(DATA)
 Start = Callable[..., App]
 
-on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells whether a file is open elsewhere")
+knowing = pytest.mark.usefixtures("tells_who_has_it_open")
 
 
 def put(cache: ModelCache, server: Server, data: bytes) -> str:
@@ -151,7 +151,7 @@ def test_an_app_that_is_killed_holds_nothing_any_more(
         cache.hold(sha)
 
 
-@on_linux
+@knowing
 def test_a_file_that_is_mapped_without_a_reference_stays(
     cache: ModelCache, server: Server, start: Start, where: Path
 ) -> None:
@@ -180,7 +180,7 @@ def test_a_file_that_goes_while_it_is_mapped_stays_readable(
     assert out.strip() == f"last {DATA[-1]}"
 
 
-@on_linux
+@knowing
 def test_asking_whether_a_file_is_open_disturbs_nobody_who_opens_it(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"x")

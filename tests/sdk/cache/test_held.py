@@ -107,7 +107,9 @@ def test_any_program_has_a_name(where: Path, monkeypatch: pytest.MonkeyPatch, ar
 def test_importing_it_loads_neither_http_nor_the_hub() -> None:
     """Holding a file that is there already needs neither."""
     program = "import sys, admit_sdk\nprint('admit_sdk.cache' in sys.modules)\nimport admit_sdk.cache\n"
-    program += "print([m for m in ('huggingface_hub', 'fastapi', 'yaml', 'pydantic') if m in sys.modules])"
+    program += (
+        "print([m for m in ('http', 'ssl', 'huggingface_hub', 'fastapi', 'yaml', 'pydantic') if m in sys.modules])"
+    )
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT, check=True)
     assert done.stdout == "False\n[]\n"

@@ -14,7 +14,7 @@ import pytest
 from admit_sdk.cache import InUse, NoHub, NotCached, huggingface
 from admit_sdk.cache.huggingface import HubContents, HubRepo
 from tests.sdk.cache.hub import age, download
-from tests.sdk.cache.server import Server, some_bytes
+from tests.sdk.cache.server import Server, serving, some_bytes
 
 pytest.importorskip("huggingface_hub")
 CONFIG, WEIGHTS = b"{}", some_bytes(100_000)
@@ -22,12 +22,19 @@ FILES = {"config.json": CONFIG, "model.safetensors": WEIGHTS}
 MONTH_S = 30 * 86_400.0
 
 
-@pytest.fixture
-def hub(tmp_path: Path, server: Server) -> Path:
-    """A cache with one repository."""
-    folder = tmp_path / "hf" / "hub"
-    download(server, folder, "org/name", FILES)
+@pytest.fixture(scope="module")
+def downloaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with one repository, as the library has made it."""
+    folder = tmp_path_factory.mktemp("hf") / "hub"
+    with serving() as server:
+        download(server, folder, "org/name", FILES)
     return folder
+
+
+@pytest.fixture
+def hub(tmp_path: Path, downloaded: Path) -> Path:
+    """The same for one test alone."""
+    return Path(shutil.copytree(downloaded, tmp_path / "hub", symlinks=True))
 
 
 def copy_of(repo: Path, name: str) -> Path:
@@ -80,7 +87,7 @@ def test_a_name_of_two_repositories_is_not_guessed_at(hub: Path) -> None:
     assert [each.id for each in huggingface.contents(hub).repos] == ["model/org/name"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells whether a file is open elsewhere")
+@pytest.mark.usefixtures("tells_who_has_it_open")
 def test_a_repository_that_is_mapped_stays(hub: Path) -> None:
     weights = hub / "models--org--name" / "snapshots" / ("c" * 40) / "model.safetensors"
     with weights.open("rb") as file:
@@ -98,7 +105,7 @@ def test_a_repository_that_is_mapped_stays(hub: Path) -> None:
     huggingface.evict(hub, "org/name")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells whether a file is open elsewhere")
+@pytest.mark.usefixtures("tells_who_has_it_open")
 def test_a_repository_that_is_being_downloaded_stays(hub: Path) -> None:
     with (hub / "models--org--name" / "blobs" / "abc.incomplete").open("wb"), pytest.raises(InUse):
         huggingface.evict(hub, "org/name")
