@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from admit_sdk.cache import CachedFile, Held, InUse, ModelCache, NotCached
+from admit_sdk.cache import CachedFile, Held, InUse, ModelCache, NotCached, room
 from admit_sdk.cache.opened import is_opened
 from tests.sdk.cache.conftest import MB, App, until
 from tests.sdk.cache.server import Manners, Server, sha256, some_bytes
@@ -200,6 +202,43 @@ def test_asking_whether_a_file_is_open_disturbs_nobody_who_opens_it(tmp_path: Pa
     thread.join(30)
     assert answers <= {True, False}
     assert not is_opened(path)
+
+
+@knowing
+def test_what_comes_into_use_between_the_plan_and_the_act_stays(
+    cache: ModelCache, server: Server, where: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sha = put(cache, server, DATA)
+    age(cache, sha, 40)
+    plan = room.collect
+    with contextlib.ExitStack() as opened:
+
+        def plan_and_open(*words: Any) -> tuple[room.Victim, ...]:
+            planned = plan(*words)
+            opened.enter_context((where / "files" / sha).open("rb"))
+            return planned
+
+        monkeypatch.setattr(room, "collect", plan_and_open)
+        assert cache.collect() == ()
+    assert [each.sha256 for each in cache.contents().files] == [sha]
+
+
+def test_apps_that_fetch_hold_and_crowd_each_other_out(server: Server, start: Start, where: Path) -> None:
+    """Five files, room for three, five processes; one of them is killed wherever it happens to be."""
+    files = [some_bytes(MB, seed) for seed in range(5)]
+    words = [word for data in files for word in (server.put(f"/{sha256(data)[:8]}", data), sha256(data))]
+    apps = [start(where, "churn", seed, *words) for seed in range(5)]
+    for app in apps:
+        app.hear("turn")
+    apps.pop().kill()
+    for app in apps:
+        app.hear("done")
+        assert app.end() == 0
+    contents = ModelCache(where, app="tests", max_bytes=3 * MB, spare_bytes=0).contents()
+    assert contents.held_bytes <= 3 * MB
+    assert not any(each.in_use for each in contents.files)
+    for file in contents.files:
+        assert sha256((where / "files" / file.sha256).read_bytes()) == file.sha256
 
 
 def test_room_is_made_by_what_was_used_longest_ago(where: Path, server: Server) -> None:

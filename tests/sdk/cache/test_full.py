@@ -174,6 +174,7 @@ def test_no_space_left_at_any_byte(
     with cache.fetch(server.put("/model.gguf", DATA), SHA) as held:
         assert held.path.read_bytes() == DATA
     assert failed
+    assert server.ranges == [None, f"bytes={fails_after}-" if fails_after else None]
 
 
 def test_a_note_for_which_there_is_no_space_is_done_without(
