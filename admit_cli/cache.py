@@ -200,9 +200,7 @@ def _hub_lines(hub: HubContents | None, problem: str | None) -> list[str]:
 
 
 def _by_whom(file: CachedFile) -> str:
-    if file.references:
-        return "by " + ", ".join(f"{each.app} (pid {each.pid})" for each in file.references)
-    return "open in a process" if file.opened else _used(file.used_at)
+    return f"by {file.users}" if file.in_use else _used(file.used_at)
 
 
 def _used(used_at: float | None) -> str:

@@ -16,7 +16,7 @@ from typing import Final
 from admit_sdk.cache import remote
 from admit_sdk.cache.errors import DownloadFailed, NoRoom, WrongContent
 from admit_sdk.cache.folder import FULL, Folder, read_note, to_disk, write_all
-from admit_sdk.cache.keeper import Keeper
+from admit_sdk.cache.keeper import Keeper, Wanted
 from admit_sdk.cache.manner import Manner
 from admit_sdk.cache.remote import Answer, FromTheStart, Interrupted
 from admit_sdk.cache.terms import Progress, Source, State
@@ -27,6 +27,14 @@ FIRST_PAUSE_S: Final = 0.5
 LOOK_EVERY_S: Final = 1.0
 """How often it is looked again whether there is room now."""
 _TELL_EVERY_S: Final = 0.1
+
+
+class _NotWritten(Exception):
+    """What came could not be written; `problem` says why."""
+
+    def __init__(self, problem: OSError) -> None:
+        super().__init__(problem)
+        self.problem = problem
 
 
 class Download:
@@ -65,7 +73,7 @@ class Download:
             while not self._is_whole():
                 self._manner.check()
                 if self._total is not None:
-                    self._wait_for_room(self._try_room())
+                    self._wait_for_room(self._keeper.why_no_room(self._wanted()))
                 try:
                     self._go_on()
                 except FromTheStart:
@@ -73,9 +81,9 @@ class Download:
                     self._count_failure(Interrupted("the server cannot go on from where the last attempt ended"))
                 except Interrupted as interrupted:
                     self._count_failure(interrupted)
-                except OSError as problem:
-                    self._disk_failed(problem)
-            to_disk(self._fd)
+                except _NotWritten as failed:
+                    self._disk_failed(failed.problem)
+            self._settle()
             return self._done
         except BaseException:
             if not self._done:
@@ -113,10 +121,13 @@ class Download:
             if answer.start != self._done:
                 self._start_anew()
             self._settle_size(answer)
-            if self._try_room() is None:
+            # Only now, when it is sure that the file can be had, others may have to go for it.
+            why = self._keeper.promise(self._wanted(), self._etag)
+            if why is None:
                 self._receive(answer)
         finally:
             answer.close()
+        self._wait_for_room(why)
 
     def _settle_size(self, answer: Answer) -> None:
         """Now it is known how large it is."""
@@ -143,12 +154,14 @@ class Download:
             before = os.lseek(self._fd, 0, os.SEEK_CUR)
             try:
                 write_all(self._fd, data)
+            except OSError as problem:
+                raise _NotWritten(problem) from problem
             finally:
                 # Also where the disk became full within: what is hashed is what was written, to the byte.
                 written = os.lseek(self._fd, 0, os.SEEK_CUR) - before
                 self._hash.update(data[:written])
                 self._done += written
-                self._paused_since_s = None
+                self._paused_since_s = None if written else self._paused_since_s
             self._tell(State.DOWNLOADING, last=self._done == total)
             self._manner.check()
 
@@ -195,10 +208,19 @@ class Download:
         self._gone_on = True
         self._wait_for_room("the disk is full")
 
-    def _try_room(self) -> str | None:
-        """Promise the room, making it where that is needed; None where it is had, else why not. Raises TooLarge."""
-        note = {"name": self._name, "origin": self._source.origin, "total_bytes": self._total, "etag": self._etag}
-        return self._keeper.promise(self._source.sha256, self._name, self._done, note)
+    def _settle(self) -> None:
+        """Bring it to the disk. Where that fails nobody can tell what is there, and reading it again would not: what
+        is in memory looks right."""
+        try:
+            to_disk(self._fd)
+        except OSError as problem:
+            self._start_anew()
+            raise DownloadFailed(
+                f"{self._path} could not be brought to the disk: {problem.strerror}; nothing of it was kept"
+            ) from problem
+
+    def _wanted(self) -> Wanted:
+        return Wanted(self._source.sha256, self._name, self._source.origin, self._total or 0, self._done)
 
     def _wait_for_room(self, why: str | None) -> None:
         """Pause until there is room; `why` there is none. Raises NoRoom after `wait_s` without a byte; Stopped."""
@@ -215,7 +237,7 @@ class Download:
                     self._keeper.max_bytes(),
                 )
             self._manner.sleep(min(LOOK_EVERY_S, left_s))
-            why = self._try_room()
+            why = self._keeper.why_no_room(self._wanted())
 
     def _tell(self, state: State, last: bool = False) -> None:
         now = time.monotonic()

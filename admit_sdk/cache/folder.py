@@ -19,6 +19,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,12 +49,23 @@ class Folder:
         self._lock = MachineLock(root / "lock", self.prepare)
 
     def prepare(self) -> None:
-        """Make the folders, for their owner alone. Raises CacheUnusable."""
+        """Make the folders, for their owner alone. A root that was there before may be looked into by others, and stays
+        as it is. Raises CacheUnusable."""
+        elsewhere = "or name another folder: ADMIT_MODEL_CACHE"
         try:
-            for each in (self.root, self.files, self.downloads, self.references):
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = self.root.stat()
+            if found.st_uid != os.getuid():
+                raise CacheUnusable(f"{self.root} belongs to uid {found.st_uid}; it must be yours; {elsewhere}")
+            if found.st_mode & 0o022:
+                quoted = shlex.quote(str(self.root))
+                raise CacheUnusable(f"others may write to {self.root}; run: chmod go-w {quoted}; {elsewhere}")
+            for each in (self.files, self.downloads, self.references):
                 make_private(str(each))
+        except OSError as problem:
+            raise CacheUnusable(f"{self.root} cannot be made: {problem.strerror}; {elsewhere}") from problem
         except UnsafePlace as problem:
-            raise CacheUnusable(f"{problem}; or name another folder: ADMIT_MODEL_CACHE") from problem
+            raise CacheUnusable(f"{problem}; {elsewhere}") from problem
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 from admit_sdk.cache import references, room
 from admit_sdk.cache.errors import InUse, NotCached, TooLarge
@@ -14,6 +14,17 @@ from admit_sdk.cache.terms import CachedFile, Contents, Leftover
 from admitd.core.units import show_amount
 
 _BUSIEST: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a download needs room for: `total_bytes`, of which `done_bytes` are written already."""
+
+    sha256: str
+    name: str
+    origin: str
+    total_bytes: int
+    done_bytes: int
 
 
 class Keeper:
@@ -30,36 +41,52 @@ class Keeper:
         with self._folder.lock():
             return self._look()
 
-    def promise(self, sha256: str, name: str, done_bytes: int, note: dict[str, Any]) -> str | None:
-        """Promise `total_bytes` of `note` to a download that runs, and write the note down; what has to go for it goes.
-
-        None where it is promised, else why not now. Raises TooLarge, OSError.
-        """
-        total_bytes: int = note["total_bytes"]
+    def why_no_room(self, wanted: Wanted) -> str | None:
+        """None where there is room for a download, or would be once others are gone; nothing goes. Raises TooLarge."""
         with self._folder.lock():
-            contents = self._without(sha256, self._look())
-            answer = room.make_room(contents, total_bytes, total_bytes - done_bytes)
-            if isinstance(answer, Fits):
-                gone = sum(each.size_bytes for each in answer.victims if self._folder.remove(each))
-                if gone < sum(each.size_bytes for each in answer.victims):
-                    return "a file that was to go has just come into use"
-                try:
-                    write_note(self._folder.part_note(sha256), note)
-                except OSError as problem:
-                    if problem.errno not in FULL:
-                        raise
-                    return "the disk is full"
-                return None
-        size = show_amount(total_bytes)
+            return self._answer(wanted)[1]
+
+    def promise(self, wanted: Wanted, etag: str | None) -> str | None:
+        """Promise a running download its room, and write that down; what has to go for it goes.
+
+        None where it is promised, else why not now. Raises TooLarge.
+        """
+        with self._folder.lock():
+            victims, why = self._answer(wanted)
+            if why is not None:
+                return why
+            if not all(self._folder.remove(each) for each in victims):
+                return "a file that was to go has just come into use"
+            note = {
+                "name": wanted.name,
+                "origin": wanted.origin,
+                "total_bytes": wanted.total_bytes,
+                "etag": etag,
+            }
+            try:
+                write_note(self._folder.part_note(wanted.sha256), note)
+            except OSError as problem:
+                if problem.errno not in FULL:
+                    raise
+                return "the disk is full"
+            return None
+
+    def _answer(self, wanted: Wanted) -> tuple[tuple[Victim, ...], str | None]:
+        """Under the lock: who would have to go for a download, or why that would not do."""
+        contents = self._without(wanted.sha256, self._look())
+        answer = room.make_room(contents, wanted.total_bytes, wanted.total_bytes - wanted.done_bytes)
+        if isinstance(answer, Fits):
+            return answer.victims, None
         if isinstance(answer, Never):
             raise TooLarge(
-                f"{name} has {size}, and the cache may hold {show_amount(contents.max_bytes)} in all. Give it more, if "
-                "the disk has it: ADMIT_MODEL_CACHE_MAX=50GiB",
-                total_bytes,
+                f"{wanted.name} has {show_amount(wanted.total_bytes)}, and the cache may hold "
+                f"{show_amount(contents.max_bytes)} in all. Give it more, if the disk has it: "
+                "ADMIT_MODEL_CACHE_MAX=50GiB",
+                wanted.total_bytes,
                 contents.max_bytes,
             )
         of = "on the disk" if answer.disk else f"within the cache's {show_amount(contents.max_bytes)}"
-        return f"{show_amount(answer.short_bytes)} are missing {of}, and {_what_stays(contents)}"
+        return (), f"{show_amount(answer.short_bytes)} are missing {of}, and {_what_stays(contents)}"
 
     def collect(self, now: float | None = None, *, only_look: bool = False) -> tuple[Victim, ...]:
         """Remove what nobody has used for too long, and what is beyond the bounds; what went, or would go."""
@@ -82,7 +109,7 @@ class Keeper:
                 if isinstance(each, Leftover) and each.runs:
                     raise InUse(f"{each.name} is being downloaded; end that first")
                 if isinstance(each, CachedFile) and each.in_use:
-                    raise InUse(f"{each.name} stays, it is used by {_users(each)}; end that first")
+                    raise InUse(f"{each.name} stays, it is used by {each.users}; end that first")
             return tuple(each for each in found if self._folder.remove(each))
 
     def max_bytes(self) -> int:
@@ -104,28 +131,13 @@ class Keeper:
         return Contents(contents.files, others, contents.max_bytes, contents.free_bytes, contents.spare_bytes)
 
 
-def default_folder(environ: Any, home: str, platform: str) -> Path:
-    """The folder that a user's apps share. On macOS among the caches, which Time Machine leaves out."""
-    if platform == "darwin":
-        return Path(home, "Library", "Caches", "admit", "models")
-    named = environ.get("XDG_CACHE_HOME", "")
-    return Path(named if named.startswith("/") else f"{home}/.cache", "admit", "models")
-
-
 def _what_stays(contents: Contents) -> str:
     """Why no more may go, with who uses the largest."""
     used = sorted((each for each in contents.files if each.in_use), key=lambda each: -each.size_bytes)
     running = sum(each.runs for each in contents.downloads)
-    parts = [f"{each.name} ({show_amount(each.size_bytes)}) is used by {_users(each)}" for each in used[:_BUSIEST]]
+    parts = [f"{each.name} ({show_amount(each.size_bytes)}) is used by {each.users}" for each in used[:_BUSIEST]]
     if len(used) > _BUSIEST:
         parts.append(f"{len(used) - _BUSIEST} more are in use")
     if running:
         parts.append(f"{running} more are being downloaded")
     return "; ".join(parts) or "nothing of the cache could still go"
-
-
-def _users(file: CachedFile) -> str:
-    users = ", ".join(f"{each.app} (pid {each.pid})" for each in file.references[:_BUSIEST])
-    if len(file.references) > _BUSIEST:
-        users += f" and {len(file.references) - _BUSIEST} more"
-    return users or "a process that has it open"

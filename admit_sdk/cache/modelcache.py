@@ -15,7 +15,7 @@ from typing import Final
 from admit_sdk.cache import room
 from admit_sdk.cache.errors import BadName, CacheUnusable, NotCached
 from admit_sdk.cache.folder import Folder
-from admit_sdk.cache.keeper import Keeper, default_folder
+from admit_sdk.cache.keeper import Keeper
 from admit_sdk.cache.manner import STALL_S, Manner
 from admit_sdk.cache.references import Held
 from admit_sdk.cache.room import Victim
@@ -194,7 +194,13 @@ def _folder_of(environ: Mapping[str, str]) -> Path:
     named = environ.get("ADMIT_MODEL_CACHE")
     if named and not named.startswith("/"):
         raise CacheUnusable(f"ADMIT_MODEL_CACHE={named} depends on the working folder; write the whole path, from /")
-    return Path(named) if named else default_folder(environ, places.home(environ), sys.platform)
+    if named:
+        return Path(named)
+    home = places.home(environ)
+    if sys.platform == "darwin":  # among the caches, which Time Machine leaves out
+        return Path(home, "Library", "Caches", "admit", "models")
+    caches = environ.get("XDG_CACHE_HOME", "")
+    return Path(caches if caches.startswith("/") else f"{home}/.cache", "admit", "models")
 
 
 def _max_of(environ: Mapping[str, str]) -> int | None:

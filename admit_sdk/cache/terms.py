@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -15,6 +16,7 @@ from admit_sdk.cache.errors import BadName
 APP: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
 _NAME_MAX: Final = 255
+_USERS_SHOWN: Final = 3
 
 
 class State(StrEnum):
@@ -97,6 +99,18 @@ class CachedFile:
     @property
     def in_use(self) -> bool:
         return bool(self.references) or self.opened
+
+    @property
+    def users(self) -> str:
+        """Who uses it, for people: "chat (pid 12), notes (pid 7, 3 times)"; empty where nobody does."""
+        counts = Counter((each.app, each.pid) for each in self.references)
+        shown = [
+            f"{app} (pid {pid}{f', {count} times' if count > 1 else ''})"
+            for (app, pid), count in counts.most_common(_USERS_SHOWN)
+        ]
+        if len(counts) > _USERS_SHOWN:
+            shown.append(f"{len(counts) - _USERS_SHOWN} more")
+        return ", ".join(shown) or ("a process that has it open" if self.opened else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -223,6 +223,51 @@ def test_another_error_of_the_disk_is_told_as_it_is(
         cache.fetch(server.put("/model.gguf", DATA), SHA)
 
 
+def test_what_cannot_be_brought_to_the_disk_is_not_served(
+    cache: ModelCache, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = server.put("/model.gguf", DATA)
+
+    def sync(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(download, "to_disk", sync)
+        with pytest.raises(DownloadFailed, match="could not be brought to the disk: Input/output error"):
+            cache.fetch(url, SHA)
+    assert cache.contents().files == cache.contents().downloads == ()
+    with cache.fetch(url, SHA) as held:
+        assert held.path.read_bytes() == DATA
+
+
+def test_an_error_of_the_callers_own_comes_back_as_it_is(cache: ModelCache, server: Server) -> None:
+    def tell(progress: Progress) -> None:
+        raise BrokenPipeError(errno.EPIPE, "nobody reads this")
+
+    with pytest.raises(BrokenPipeError, match="nobody reads this"):
+        cache.fetch(server.put("/model.gguf", DATA), SHA, on_progress=tell)
+    assert not any(each.runs for each in cache.contents().downloads)
+
+
+def test_nothing_goes_for_a_file_that_is_not_to_be_had(where: Path, server: Server) -> None:
+    cache = ModelCache(where, app="tests", max_bytes=6 * MB, spare_bytes=0)
+    other = some_bytes(4 * MB, 1)
+    cache.fetch(server.put("/other.gguf", other), sha256(other)).release()
+    with pytest.raises(DownloadFailed, match="404"):
+        cache.fetch(server.url + "/gone", SHA, size_bytes=len(DATA))
+    assert [each.name for each in cache.contents().files] == ["other.gguf"]
+    cache.fetch(server.put("/model.gguf", DATA), SHA, size_bytes=len(DATA)).release()
+    assert [each.name for each in cache.contents().files] == ["model.gguf"]
+
+
+def test_a_folder_that_was_there_stays_open_to_look_into(where: Path) -> None:
+    where.mkdir(mode=0o755)
+    where.chmod(0o755)
+    ModelCache(where).contents()
+    assert where.stat().st_mode & 0o777 == 0o755
+    assert (where / "files").stat().st_mode & 0o777 == 0o700
+
+
 def test_a_folder_that_others_may_write_to_is_refused(where: Path) -> None:
     where.mkdir(mode=0o777)
     where.chmod(0o777)

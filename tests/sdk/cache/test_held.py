@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from admit_sdk.cache import BadName, ModelCache, NotCached
+from admit_sdk.cache import BadName, CachedFile, ModelCache, NotCached, Reference
 from tests.sdk.cache.conftest import ROOT
 from tests.sdk.cache.server import Server, sha256, some_bytes
 
@@ -38,6 +38,18 @@ def test_what_is_held_twice_is_given_back_twice(filled: ModelCache) -> None:
     second.release()
     assert users(filled) == 0
     assert "released" in repr(second)
+
+
+def test_who_uses_it_is_said_in_words() -> None:
+    def used(*references: Reference, opened: bool = False) -> str:
+        return CachedFile("a", "a", "", 1, 0.0, references, opened).users
+
+    one, other = Reference("chat", 1, 0.0), Reference("notes", 2, 0.0)
+    assert used() == ""
+    assert used(opened=True) == "a process that has it open"
+    assert used(one, other, other) == "notes (pid 2, 2 times), chat (pid 1)"
+    crowd = [Reference("app", pid, 0.0) for pid in range(1, 10)]
+    assert used(*crowd) == "app (pid 1), app (pid 2), app (pid 3), 6 more"
 
 
 def test_an_exception_gives_it_back(filled: ModelCache) -> None:
