@@ -241,7 +241,7 @@ COMMANDS = (
     Command(
         "cache gc",
         "admit_cli.cache:gc",
-        "Remove what nobody has used for 30 days, and what is beyond the maximum. What is in use stays.",
+        "Remove what nobody has used for 30 days. Also what is beyond the maximum; what is in use stays.",
         (
             "admit cache gc --dry-run         # only show what would go",
             "admit cache gc",

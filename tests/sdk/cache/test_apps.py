@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 
 from admit_sdk.cache import CachedFile, Held, InUse, ModelCache, NotCached, room
 from admit_sdk.cache.opened import is_opened
-from tests.sdk.cache.conftest import MB, App, until
+from tests.sdk.cache.conftest import MB, ROOT, App, until
 from tests.sdk.cache.server import Manners, Server, sha256, some_bytes
 
 DATA = some_bytes(4 * MB)
@@ -129,6 +130,15 @@ def test_killed_again_and_again_nothing_half_is_ever_served(server: Server, star
     with ModelCache(where, app="tests").fetch(url, sha) as held:
         assert held.path.read_bytes() == data
     assert server.ranges == [None, *(f"bytes={each}-" for each in (20_000, 60_000, 120_000, 200_000))]
+
+
+def test_a_crash_at_every_single_step_loses_and_leaves_nothing(server: Server, tmp_path: Path) -> None:
+    data = some_bytes(200_000, seed=9)
+    command = [sys.executable, "-m", "tests.sdk.cache.crasher", tmp_path, server.put("/small", data), sha256(data)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    steps = int(done.stdout.split()[-1])
+    assert steps > 30
 
 
 def test_an_app_that_is_killed_holds_nothing_any_more(
