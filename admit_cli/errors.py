@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from admit_cli.door import BadSetting, NoAnswer, NoService, Strange
 from admit_cli.tell import tell
+from admit_sdk.cache.errors import CacheError, CacheUnusable, NotCached
 from admitd.actuator import CannotStart
 from admitd.capacity import ConfigError, NotFound
 from admitd.core import wire
@@ -37,6 +38,9 @@ _CODES: Final[tuple[tuple[type[Exception], int, str], ...]] = (
     (NotInstalled, wire.NO_SUCH, "The daemon is not installed as a service"),
     (NoSupervisor, wire.FAILED, "There is no supervisor"),
     (KeeperFailed, wire.FAILED, "The supervisor would not do it"),
+    (NotCached, wire.NO_SUCH, "No such file"),
+    (CacheUnusable, wire.BAD_CONFIG, "The model cache cannot be used"),
+    (CacheError, wire.FAILED, "The model cache could not do it"),
     (OSError, wire.FAILED, "The system would not do it"),
 )
 

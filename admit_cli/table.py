@@ -116,6 +116,7 @@ NAMES = Argument("name", "Services that capacity.yaml declares.", many=True)
 
 GROUPS = {
     "service": "Add, edit or remove a service of capacity.yaml.",
+    "cache": "Look after the model files that apps share.",
     "config": "Check capacity.yaml, or print its JSON Schema.",
     "daemon": "Run the daemon that answers everybody, or install it.",
 }
@@ -309,6 +310,43 @@ COMMANDS = (
             Option("--write", FLAG, "Put the budget into capacity.yaml; comments stay."),
             JSON,
         ),
+    ),
+    Command(
+        "cache status",
+        "admit_cli.cache:status",
+        "Show the model files on the disk: sizes, last use, who uses them. What Hugging Face's own cache holds, too.",
+        ("admit cache status", "admit cache status --json | jq .held_bytes"),
+        (),
+        (JSON,),
+    ),
+    Command(
+        "cache gc",
+        "admit_cli.cache:gc",
+        "Remove what nobody has used for 30 days. Also what is beyond the maximum; what is in use stays.",
+        (
+            "admit cache gc --dry-run         # only show what would go",
+            "admit cache gc",
+            "admit cache gc --hub             # of Hugging Face's cache too; shows it and asks",
+        ),
+        (),
+        (
+            Option("--dry-run", FLAG, "Only show what would go."),
+            Option("--hub", FLAG, "What is idle in Hugging Face's own cache too; asks before it goes."),
+            Option("--yes", FLAG, "Don't ask before deleting from Hugging Face's cache."),
+            JSON,
+        ),
+    ),
+    Command(
+        "cache evict",
+        "admit_cli.cache:evict",
+        "Remove files by name or hash, now. Or a repository of Hugging Face's own cache. What is in use stays.",
+        (
+            "admit cache evict qwen3-8b-q4.gguf",
+            "admit cache evict 3f2a9c10d4b7   # the beginning of its SHA-256, as cache status shows it",
+            "admit cache evict model/mlx-community/Qwen3-8B-4bit",
+        ),
+        (Argument("file", "A file's name, the beginning of its SHA-256, or TYPE/OWNER/NAME.", many=True),),
+        (JSON,),
     ),
     Command(
         "config check",

@@ -51,6 +51,16 @@ def parse_amount(text: str) -> int:
     return int(float(found[1]) * _FACTORS[found[2].lower()])
 
 
+def show_amount(amount: int) -> str:
+    """An amount for people, to a tenth of its unit: "512 B", "3.5 KiB", "20.0 GiB"."""
+    size, unit = float(amount), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if abs(size) < 1024:
+            break
+        size, unit = size / 1024, larger
+    return f"{amount} B" if unit == "B" else f"{size:.1f} {unit}"
+
+
 def parse_duration(text: str) -> float:
     """Seconds of "10m", "90", "1.5h" or "250ms". ValueError if it is not a duration."""
     found = _DURATION.match(text)
