@@ -40,6 +40,7 @@ ORDER = (
     "admitd/core/reboot.py",
     "admitd/core/grouping.py",
     "admitd/core/chronicle.py",
+    "admitd/core/governing.py",
     "admitd/core/wire.py",
     "admitd/problem.py",
     "admitd/modelfiles/",
