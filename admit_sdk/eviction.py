@@ -51,7 +51,9 @@ class Candidate(Protocol):
 class EvictionQueue:
     """The candidates of one governor, and those among them that are to go."""
 
-    def __init__(self, name: str = "app") -> None:
+    def __init__(self, name: str = "app", *, by_itself: bool = True) -> None:
+        """`by_itself`: a thread of its own works it off, from the first that is put in; else `work_off` does."""
+        self._by_itself = by_itself
         self._lock = threading.Lock()
         self._candidates: dict[int, Candidate] = {}
         self._waiting: deque[tuple[Candidate, str]] = deque()
@@ -113,14 +115,15 @@ class EvictionQueue:
                     added += 1
             if added:
                 self._arrived.notify_all()
-        if added:
+        if added and self._by_itself:
+            self._maintenance.start()
             self._maintenance.ring()
         return added
 
     def work_off(self, timeout_s: float = 0.0) -> int:
         """Unload what is queued, waiting up to `timeout_s` for something to come; returns how many went.
 
-        For a maintenance thread of the caller's own; `start` has one made.
+        What the maintenance thread does; anyone else may, too: nothing is unloaded twice.
         """
         deadline_s = time.monotonic() + timeout_s
         with self._arrived:
@@ -136,12 +139,8 @@ class EvictionQueue:
             if still:
                 gone += self._unload(candidate, why)
 
-    def start(self) -> None:
-        """Have a thread of this queue's own work it off from now on."""
-        self._maintenance.start()
-
     def stop(self, wait_s: float = 1.0) -> bool:
-        """End that thread; whether it has ended within `wait_s`."""
+        """End the maintenance thread; whether it has ended within `wait_s`."""
         return self._maintenance.stop(wait_s)
 
     def after_fork(self) -> None:

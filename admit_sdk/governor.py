@@ -55,7 +55,8 @@ class MemoryGovernor:
 
         `reserved`: what the app itself needs beside what is allocated here, its heap, its libraries. `soft`: from so
         many bytes on the pressure is HIGH. `memory`: the system's, which says how much is left (admitd/memory).
-        `watch`: whether a thread looks at the pressure, from the first allocation on; without it, `look` does.
+        `watch`: whether threads of its own look at the pressure, from the first allocation on, and work the eviction
+        queue off; without them, `look` and `evictions.work_off` do.
         """
         self.name = name
         self.limit_bytes = _bytes(limit, "limit")
@@ -77,7 +78,7 @@ class MemoryGovernor:
         self._here = threading.local()
         self._alarm = 0
         """With less than so much free, the watch is rung: the pressure is another."""
-        self.evictions = EvictionQueue(name)
+        self.evictions = EvictionQueue(name, by_itself=watch)
         self._watch = Watch(self, memory, by_itself=watch)
         _governors.add(self)
 
@@ -124,8 +125,8 @@ class MemoryGovernor:
     ) -> AllocationGuard:
         """Keep so many bytes, waiting in the line for them: by priority, the higher first, then by arrival.
 
-        `evict`: what is idle and in the way goes into the eviction queue. Raises Exhausted when the time is up, and at
-        once where it can never fit.
+        `evict`: what is idle and in the way goes into the eviction queue. Raises Exhausted or RequiresEviction when the
+        time is up, and Exhausted at once where it can never fit.
         """
         if type(size_bytes) is not int or size_bytes <= 0:
             raise _no_size(size_bytes)

@@ -80,16 +80,14 @@ class Watch:
         self._told = now
         governor.ring_below(governing.alarm(now, self._whole, self._soft))
         if now is not before:
-            self._tell(
-                now,
-                f"{allocated / self._whole:.0%} of {governor.name}'s limit is allocated; {reading.why or 'the system does not say more'}",
-            )
+            share = f"{allocated / self._whole:.0%} of {governor.name}'s limit is allocated"
+            self._tell(now, "; ".join(filter(None, (share, reading.why))))
         if now is Pressure.CRITICAL:
             self._free_some(governor, allocated)
-        share = 1 - allocated / self._whole
+        left = 1 - allocated / self._whole
         if reading.available is not None and self._physical:
-            share = min(share, reading.available.get(RAM, 0) / self._physical)
-        return governing.interval_s(share)
+            left = min(left, reading.available.get(RAM, 0) / self._physical)
+        return governing.interval_s(left)
 
     def _system(self) -> Reading:
         """What the system says now; imported and opened with the first look, which mostly is in the watching thread."""
