@@ -47,7 +47,7 @@ class AllocationGuard:
 
     @property
     def released(self) -> bool:
-        return not self._governor.holds(self._serial)
+        return self._governor.reserved_by(self._serial) == 0
 
     def report_used(self, used_bytes: int) -> None:
         """Say what is really used. It changes nothing of what is kept: `resize` does that."""
@@ -70,7 +70,7 @@ class AllocationGuard:
         It outlives the thread then, until another thread takes it over, and ends at the latest when it is collected.
         Raises GuardReleased.
         """
-        self._governor.belongs_to(self._serial, None)
+        self._governor.belongs_to(self._serial, 0)
         return self
 
     def take_over(self) -> AllocationGuard:
