@@ -157,6 +157,12 @@ class Claims:
                 self._settle()
             return self._ceiling - self._free
 
+    @property
+    def waiting(self) -> int:
+        """How many wait in the line."""
+        with self._lock:
+            return len(self._line)
+
     def holdings(self) -> dict[str, int]:
         """Bytes by holder."""
         with self._lock:
@@ -173,7 +179,7 @@ class Claims:
     def this_thread(self) -> int:
         """The number of the calling thread, whose death is noticed from now on."""
         try:
-            number: int = self._here.thread.number
+            number: int = self._here.number
         except AttributeError:
             number = self._enter()
         return number
@@ -182,7 +188,8 @@ class Claims:
         with self._lock:
             self._threads += 1
             number = self._threads
-        self._here.thread = _Presence(self, number)
+        self._here.presence = _Presence(self, number)
+        self._here.number = number
         return number
 
     def thread_died(self, number: int) -> None:

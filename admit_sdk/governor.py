@@ -19,6 +19,8 @@ from admitd.core.units import parse_amount
 from admitd.core.verdict import Reason
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from admitd.memory import Memory
 
 _LOOK_AGAIN_S: Final = 1.0
@@ -73,7 +75,7 @@ class MemoryGovernor(Claims):
         if type(size_bytes) is not int or size_bytes <= 0:
             raise _no_size(size_bytes)
         try:
-            owner: int = self._here.thread.number
+            owner: int = self._here.number
         except AttributeError:
             owner = self._enter()
         guard = AllocationGuard(self, holder)
@@ -175,6 +177,14 @@ class MemoryGovernor(Claims):
         """End the threads of this governor; guards stay valid. Whether they have ended within `wait_s`."""
         watched = self._watch.stop(wait_s)
         return self.evictions.stop(wait_s) and watched
+
+    def __enter__(self) -> MemoryGovernor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
 
     # Within.
 

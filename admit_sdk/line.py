@@ -40,6 +40,9 @@ class Line:
         self._places: list[tuple[int, int, weakref.ref[Place]]] = []
         self._arrivals = 0
 
+    def __len__(self) -> int:
+        return len(self._places)
+
     def __bool__(self) -> bool:
         return bool(self._places)
 
