@@ -105,5 +105,9 @@ class DeadlinePassed(Exception):
     """The request's own deadline came before its answer."""
 
 
+class ModelFailed(Exception):
+    """A model could not be loaded, or broke while it answered; the text names it and says why."""
+
+
 class GuardReleased(RuntimeError):
     """A guard was used after it had been released: there is nothing left that it could resize or hand over."""
