@@ -102,8 +102,11 @@ class AllocationGuard:
         if not self._serial:
             return
         governor, serial = self._governor, self._serial
-        held = governor.reserved_at_a_glance(serial)
-        governor.abandon(serial)
+        held = 0
+        try:
+            held = governor.reserved_at_a_glance(serial)
+        finally:
+            governor.abandon(serial)
         if held and not sys.is_finalizing():
             import warnings
 

@@ -41,7 +41,7 @@ class Line:
         self._arrivals = 0
 
     def __len__(self) -> int:
-        return len(self._places)
+        return sum(1 for each in tuple(self._places) if each[2]() is not None)
 
     def __bool__(self) -> bool:
         return bool(self._places)
