@@ -57,14 +57,16 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What a loaded model will hold, in bytes: its weights, and what answering one request takes beside them."""
+    """What a model will hold, in bytes: its weights, and beside them one request, or for a moment the load."""
 
     weights: int
     working: int
+    loading: int = 0
 
     @property
     def together(self) -> int:
-        return self.weights + self.working
+        """The most that it will hold at once."""
+        return self.weights + max(self.working, self.loading)
 
 
 def catalogue(models: Iterable[Model]) -> Mapping[str, Model]:
@@ -99,6 +101,6 @@ def _check_smaller(model: Model, all_of_them: Mapping[str, Model]) -> None:
 def too_large(model: Model, need: Need, soft_bytes: int) -> str:
     """The sentence for a model that no eviction would make fit."""
     return (
-        f"{model.name} needs {to_mb(need.together)} MB ({to_mb(need.weights)} MB of weights, {to_mb(need.working)} MB "
-        f"for requests), and the app's soft budget is {to_mb(soft_bytes)} MB in all"
+        f"{model.name} needs {to_mb(need.together)} MB ({to_mb(need.weights)} MB of it for weights), and "
+        f"the app's soft budget is {to_mb(soft_bytes)} MB in all"
     )

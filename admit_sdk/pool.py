@@ -11,7 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeVar
@@ -84,10 +84,10 @@ class ModelPool:
         self._models = {name: slot.model for name, slot in self._slots.items()}
         self._prefers_smaller = prefers_smaller
         self._overrun = overrun
-        self._room = Room(governor, self.lock, self._workers, self.holdings, asked)
         self._closed = False
         self._owns_governor = False
         self._tending = Rounds("admit-tend", self, _tend)
+        self._room = Room(governor, self.lock, self._workers, self.holdings, asked, self._tending.ring)
         self._tending.start()
         _open.add(self)
         self._preload()
@@ -261,8 +261,9 @@ class ModelPool:
     # For workers.
 
     def measured(self, model: Model, need: Need) -> None:
-        """What a model turned out to hold: the next load of it goes by that."""
-        self._slots[model.name].need = need
+        """What a model turned out to hold: the next load of it goes by that, and by what loading takes."""
+        slot = self._slots[model.name]
+        slot.need = need if slot.need is None else replace(need, loading=slot.need.loading)
 
     def ended(self, worker: Worker) -> None:
         """Called with the lock, by a worker that holds nothing any more."""
@@ -321,11 +322,13 @@ class ModelPool:
                 warn(f"{slot.model.name} is not loaded ahead of need: {why}")
 
     def _tend(self) -> None:
-        """Near the soft budget idle models go, also when the app's own heap has grown; beyond the hard one it stops."""
-        over = self._room.overrun()
+        """Unload what is queued. Near the soft budget idle models go, also when the app's own heap has grown; beyond the
+        hard one the app stops."""
         evictions = self.governor.evictions
-        if over > 0 and not evictions.pending:
-            evictions.put(evictions.plan_what_there_is(over), "the app is over its soft budget")
+        evictions.work_off()
+        over = self._room.overrun()
+        if over > 0 and evictions.put(evictions.plan_what_there_is(over), "the app is over its soft budget"):
+            evictions.work_off()
         if self._overrun is not None and self._overrun.look(self.holdings().counted, self.hard_bytes):
             self.close()
 

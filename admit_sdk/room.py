@@ -38,12 +38,15 @@ class Room:
         workers: Callable[[], Sequence[Worker]],
         measure: Callable[[], Holdings],
         asked: Asked | None,
+        unload: Callable[[], None],
     ) -> None:
+        """`unload`: has what is queued for eviction unloaded, by another thread."""
         self._governor = governor
         self._lock = lock
         self._workers = workers
         self._measure = measure
         self._asked = asked
+        self._unload = unload
 
     def acquire(
         self, model: Model, need: Need, smaller: Sequence[tuple[Model, int]], wait_s: float, *, evict: bool
@@ -71,6 +74,7 @@ class Room:
             if evict and not on_their_way:
                 plan = governor.evictions.plan(size - min(left, governor.free_bytes))
                 on_their_way = governor.evictions.put(plan or (), f"{model.name} needs {to_mb(size)} MB")
+                self._unload()
             if not on_their_way and (not evict or time.monotonic() >= deadline_s):
                 raise self._refused(model, need, smaller, left, Reason.NO_HEADROOM)
             with self._lock:
