@@ -174,6 +174,16 @@ class Claims:
             out[holder] = out.get(holder, 0) + size
         return out
 
+    def set_ceiling(self, ceiling_bytes: int) -> None:
+        """What may be allocated from now on, all together. What stands beyond it stays; what comes is refused."""
+        with self._lock:
+            if self._loose or self._torn:
+                self._settle()
+            self._torn = True
+            self._ceiling = ceiling_bytes
+            self._settle()
+            self._line.ring_first()
+
     # Threads.
 
     def this_thread(self) -> int:

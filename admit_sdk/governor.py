@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from admitd.memory import Memory
 
+Grow = Callable[[int], str]
+"""Bytes that are wanted all together -> why they may not be had yet, and what would help."""
 _LOOK_AGAIN_S: Final = 1.0
 """How long who waits in the line sleeps at most, though he is rung whenever his turn may have come."""
 
@@ -60,6 +62,7 @@ class MemoryGovernor(Claims):
         """With less than so much free, the watch is rung: the pressure is another."""
         self.evictions = EvictionQueue(name, by_itself=watch)
         self._watch = Watch(self, memory, by_itself=watch)
+        self._grow: Grow | None = None
         _governors.add(self)
 
     # Asking.
@@ -116,6 +119,7 @@ class MemoryGovernor(Claims):
             with self._lock:
                 self._line.join(place)
             while not self._taken_in_turn(place, guard, size_bytes, owner, holder):
+                self._ask_for_more(size_bytes)
                 if evict:
                     self._make_room(size_bytes, holder)
                 left_s = deadline_s - time.monotonic()
@@ -139,6 +143,22 @@ class MemoryGovernor(Claims):
         if left < self._alarm:
             self._watch.ring()
         return True
+
+    def ask_before_growing(self, ceiling_bytes: int, grow: Grow | None) -> None:
+        """Allocate no more than `ceiling_bytes`; where more is wanted, `grow` is told how much and says why not yet.
+
+        It may not block: whoever asks others does so in a thread of its own, and then moves the ceiling.
+        """
+        self._grow = grow
+        self.set_ceiling(min(ceiling_bytes, self.whole_bytes))
+
+    def _ask_for_more(self, size_bytes: int) -> str | None:
+        """Where the ceiling alone is in the way: have it moved, and the sentence that says what is waited for."""
+        grow = self._grow
+        if grow is None:
+            return None
+        wanted = self.allocated_bytes + size_bytes
+        return grow(wanted) if self._ceiling < wanted <= self.whole_bytes else None
 
     def _make_room(self, size_bytes: int, holder: str) -> None:
         """Queue what would have to go for so many bytes; nothing where it fits, or would fit once they have gone."""
@@ -199,6 +219,9 @@ class MemoryGovernor(Claims):
         if size_bytes > self.whole_bytes:
             suggestion = f"no unloading would make it fit: the whole limit of {self.name} is less; use a smaller model"
             return Exhausted(size_bytes, free, suggestion, reason=Reason.TOO_LARGE, what=what)
+        unasked = self._ask_for_more(size_bytes)
+        if unasked is not None:
+            return Exhausted(size_bytes, free, unasked, what=what)
         if size_bytes > free:
             plan = self.evictions.plan(size_bytes - free)
             if plan:

@@ -12,12 +12,14 @@ One that is busy never goes, and no one goes who is not needed.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from admitd.core.terms import Level
+from admitd.core import headroom
+from admitd.core.terms import NOTHING, RAM, Amounts, Level, ProcessId
+from admitd.core.units import free_to_mb, to_mb
 
 
 class Pressure(IntEnum):
@@ -42,6 +44,8 @@ FREED_SHARE: Final = 0.10
 """What CRITICAL frees, of what is allocated."""
 
 MARGIN_SHARE: Final = 0.05
+KEPT_SHARE: Final = 0.25
+"""What apps leave to the system and to everything else, of the machine's memory."""
 
 SHORTEST_S: Final = 0.1
 LONGEST_S: Final = 5.0
@@ -82,6 +86,37 @@ def interval_s(headroom_share: float) -> float:
     earlyoom does the same (its sleep is computed from how long the rest could last at best).
     """
     return min(LONGEST_S, max(SHORTEST_S, 2 * LONGEST_S * headroom_share))
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """A running app that governs its own memory, by its word: what it means to stay under, and what it holds now."""
+
+    process: ProcessId
+    name: str
+    budget: Amounts
+    held: Amounts = NOTHING
+
+
+def crowded(apps: Sequence[App], physical: Amounts) -> str | None:
+    """A warning where the budgets of all running apps are more than three quarters of the machine's memory.
+
+    It names each of them with its figures, the largest first; None where they are less. It refuses nothing.
+    """
+    budgets = headroom.total(app.budget for app in apps)
+    room = {resource: int(amount * (1 - KEPT_SHARE)) for resource, amount in physical.items()}
+    if headroom.fits(budgets, room):
+        return None
+    named = [
+        f"{app.name} (pid {app.process.pid}) {to_mb(app.budget.get(RAM, 0)):,} MB, "
+        f"of which it holds {to_mb(app.held.get(RAM, 0)):,}"
+        for app in sorted(apps, key=lambda app: (-app.budget.get(RAM, 0), app.name, app.process.pid))
+    ]
+    return (
+        f"the running apps may take {to_mb(budgets.get(RAM, 0)):,} MB together, and {free_to_mb(room.get(RAM, 0)):,} "
+        f"of {to_mb(physical.get(RAM, 0)):,} MB are for apps (all less 25 %): {'; '.join(named)}. "
+        "Close one of them, or give one a smaller budget."
+    )
 
 
 @dataclass(frozen=True, slots=True)
