@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
 
 from admitd.core import headroom
-from admitd.core.terms import NOTHING, RAM, Amounts, Level, ProcessId
+from admitd.core.terms import RAM, Amounts, Level, ProcessId
 from admitd.core.units import free_to_mb, to_mb
 
 
@@ -95,7 +95,7 @@ class App:
     process: ProcessId
     name: str
     budget: Amounts
-    held: Amounts = NOTHING
+    held: Amounts = field(default_factory=dict)
 
 
 def crowded(apps: Sequence[App], physical: Amounts) -> str | None:
