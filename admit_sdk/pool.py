@@ -322,8 +322,8 @@ class ModelPool:
                 warn(f"{slot.model.name} is not loaded ahead of need: {why}")
 
     def _tend(self) -> None:
-        """Unload what is queued. Near the soft budget idle models go, also when the app's own heap has grown; beyond the
-        hard one the app stops."""
+        """Unload what is queued. Near the soft budget idle models go, also when the app's own heap has grown; beyond
+        the hard one the app stops."""
         evictions = self.governor.evictions
         evictions.work_off()
         over = self._room.overrun()

@@ -10,10 +10,13 @@ from typing import Any
 
 from admit_sdk import backends
 from admit_sdk.backends import Check, Steps, wrong_kind
+from admit_sdk.lifecycle import State
 from admit_sdk.models import Model, Need
-from admit_sdk.requests import Capability, Piece, Request, Text, TextToText
+from admit_sdk.pool import ModelPool
+from admit_sdk.requests import Capability, Message, Piece, Request, Text, TextToText
 from admitd.core.units import MIB
 
+Make = Callable[..., ModelPool]
 NAME = "counting"
 
 
@@ -76,3 +79,11 @@ def model(name: str, megabytes: int = 100, **options: Any) -> Model:
 def use(backend: Counting) -> None:
     """Have models of `model` use this one from now on."""
     backends._registered[NAME] = backend
+
+
+def ask(said: str = "hello", tokens: int = 2) -> TextToText:
+    return TextToText((Message("user", said),), max_tokens=tokens)
+
+
+def states(pool: ModelPool) -> dict[str, State]:
+    return {each.model: each.state for each in pool.status()}
