@@ -7,6 +7,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from admit_sdk.citizen import Citizen as Citizen
     from admit_sdk.errors import Aborted as Aborted
     from admit_sdk.errors import DeadlinePassed as DeadlinePassed
     from admit_sdk.errors import Exhausted as Exhausted
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from admitd.core.governing import Pressure as Pressure
 
 _HOMES = {
+    "admit_sdk.citizen": ("Citizen",),
     "admit_sdk.errors": (
         "Aborted",
         "DeadlinePassed",

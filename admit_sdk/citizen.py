@@ -128,19 +128,19 @@ class Citizen:
         self._denied = budget if isinstance(told, door.Denied) else None
         if isinstance(told, door.Granted):
             self._kept = told.budget
-            self._governor.ask_before_growing(told.budget, self._more)
+            self._governor.ask_before_growing(told.budget, self.more)
         elif isinstance(told, door.Denied):
             # What was kept before stands; where nothing was, there is nothing that may be allocated.
             self._told = f"{told.why} {f'run: {told.remedy}' if told.remedy else ''}".strip()
-            self._governor.ask_before_growing(self._kept or 0, self._more)
+            self._governor.ask_before_growing(self._kept or 0, self.more)
             return self._kept or 0
         else:
             self._kept = None
             self._governor.ask_before_growing(self._governor.whole_bytes, None)
         return budget
 
-    def _more(self, wanted_bytes: int) -> str:
-        """For whoever is refused: have it asked for at once, by the other thread."""
+    def more(self, wanted_bytes: int) -> str:
+        """For the governor, which is refusing somebody: have it asked for at once, by the other thread."""
         with self._lock:
             self._wanted = max(self._wanted, wanted_bytes)
         self._rounds.ring()
