@@ -46,13 +46,12 @@ Told = Granted | Denied | NoDaemon
 def ask(environ: Mapping[str, str], name: str, budget_bytes: int, held_bytes: int) -> Told:
     """Ask that so much be kept for this process. Never raises for what a daemon may do."""
     body = {
-        "name": name,
         "pid": os.getpid(),
         "budget_mb": to_mb(budget_bytes),
         "held_mb": to_mb(held_bytes),
     }
     try:
-        status, said = _post(environ, "/apps", body)
+        status, said = _post(environ, f"/apps/{name}", body)
     except (OSError, ValueError, http.client.HTTPException) as problem:
         return NoDaemon(f"no daemon answers: {problem or type(problem).__name__}")
     if status == 200 and type(said.get("budget_mb")) is int:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Path, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from admitd.api import Problem
 from admitd.apps import AppGate, Declared, Kept
@@ -16,6 +16,7 @@ from admitd.core.units import from_mb, to_mb
 from admitd.core.verdict import Refused
 from admitd.reservations import Busy
 
+_Name = Annotated[str, Path(description="The app's name.", max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 _PID_MAX = 2**31 - 1
 _MOST_MB = 2**30
 
@@ -25,7 +26,6 @@ class AppBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: StrictStr = Field(max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="The app's name.")
     pid: StrictInt = Field(gt=0, le=_PID_MAX, description="Its process; what is kept ends with it.")
     budget_mb: StrictInt = Field(ge=0, le=_MOST_MB, description="What it means to stay under; 0 gives it back.")
     held_mb: StrictInt = Field(0, ge=0, le=_MOST_MB, description="What it holds now, by its own count.")
@@ -34,16 +34,14 @@ class AppBody(BaseModel):
 def offer(app: FastAPI, gate: AppGate, config: str) -> None:
     """Add the routes. `config`: the file that remedies must name; empty where it is the one found by default."""
 
-    @app.post("/apps")
-    async def keep(body: AppBody) -> Response:
+    @app.post("/apps/{name}")
+    async def keep(name: _Name, body: AppBody) -> Response:
         """Keep a budget for an app, as for a service; 409 where it does not fit, and then what was kept stands."""
         process = await asyncio.to_thread(gate.table.identify, body.pid)
         if process is None:
             raise Problem(wire.problem(422, "No such app", f"pid {body.pid} is no live process."))
         try:
-            kept = await asyncio.to_thread(
-                gate.keep, body.name, process, from_mb(body.budget_mb), from_mb(body.held_mb)
-            )
+            kept = await asyncio.to_thread(gate.keep, name, process, from_mb(body.budget_mb), from_mb(body.held_mb))
         except Declared as declared:
             detail = (
                 f"{declared.name} is declared with {to_mb(declared.budget)} MB and asks for {body.budget_mb} MB; "

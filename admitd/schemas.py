@@ -272,7 +272,7 @@ ANSWERS: Final[Mapping[tuple[str, str], _Answers]] = {
         **_UNKNOWN,
         **_REFUSED,
     },
-    ("post", "/apps"): {
+    ("post", "/apps/{name}"): {
         200: ("It is kept", (App,)),
         **_BODY,
         422: _bad("Malformed, or pid is no live process"),

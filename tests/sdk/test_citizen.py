@@ -269,44 +269,43 @@ def test_an_app_that_does_not_fit_is_told_by_the_daemon_what_would_help(daemon: 
 
 
 def test_what_was_kept_stands_where_more_is_refused(daemon: Daemon) -> None:
-    ask = {"name": "keeps", "pid": os.getpid(), "budget_mb": 9_000}
-    assert daemon.ask("POST", "/apps", ask).json()["budget_mb"] == 9_000
-    refused = daemon.ask("POST", "/apps", {**ask, "budget_mb": 10_241})
+    ask = {"pid": os.getpid(), "budget_mb": 9_000}
+    assert daemon.ask("POST", "/apps/keeps", ask).json()["budget_mb"] == 9_000
+    refused = daemon.ask("POST", "/apps/keeps", {**ask, "budget_mb": 10_241})
     assert (refused.status, refused.json()["reason"]) == (409, "too-large")
     assert of(daemon, "keeps") == [(9_000, 0)]
     assert daemon.ask("POST", "/admit", {"service": "llm"}).json()["blockers"][0]["service"] == "keeps"
-    assert daemon.ask("POST", "/apps", {**ask, "budget_mb": 10_000}).status == 200
-    assert daemon.ask("POST", "/apps", {**ask, "budget_mb": 0}).status == 200
+    assert daemon.ask("POST", "/apps/keeps", {**ask, "budget_mb": 10_000}).status == 200
+    assert daemon.ask("POST", "/apps/keeps", {**ask, "budget_mb": 0}).status == 200
     assert of(daemon, "keeps") == []
 
 
 def test_what_is_kept_for_an_app_ends_with_it(daemon: Daemon) -> None:
     other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    ask = {"name": "short", "pid": other.pid, "budget_mb": 500, "held_mb": 20}
-    assert daemon.ask("POST", "/apps", ask).status == 200
+    ask = {"pid": other.pid, "budget_mb": 500, "held_mb": 20}
+    assert daemon.ask("POST", "/apps/short", ask).status == 200
     assert of(daemon, "short") == [(500, 20)]
     other.communicate(b"\n")
     assert of(daemon, "short") == []
 
 
 def test_an_app_that_is_declared_is_a_service(daemon: Daemon) -> None:
-    ask = {"name": "declared", "pid": os.getpid(), "budget_mb": 600}
-    assert daemon.ask("POST", "/apps", ask).json()["budget_mb"] == 700
+    ask = {"pid": os.getpid(), "budget_mb": 600}
+    assert daemon.ask("POST", "/apps/declared", ask).json()["budget_mb"] == 700
     assert daemon.state("declared") == "reserved"
-    refused = daemon.ask("POST", "/apps", {**ask, "budget_mb": 701})
+    refused = daemon.ask("POST", "/apps/declared", {**ask, "budget_mb": 701})
     assert refused.status == 409
     assert refused.json()["detail"].startswith("declared is declared with 700 MB and asks for 701 MB")
-    assert daemon.ask("POST", "/apps", {**ask, "budget_mb": 0}).status == 200
+    assert daemon.ask("POST", "/apps/declared", {**ask, "budget_mb": 0}).status == 200
     assert daemon.state("declared") == "stopped"
 
 
 @pytest.mark.parametrize(
     ("change", "status"),
-    [({"pid": 2**31 - 1}, 422), ({"pid": 0}, 422), ({"name": "a b"}, 422), ({"budget_mb": -1}, 422), ({"x": 1}, 422)],
+    [({"pid": 2**31 - 1}, 422), ({"pid": 0}, 422), ({"budget_mb": -1}, 422), ({"x": 1}, 422)],
 )
 def test_a_report_that_is_none_is_refused(daemon: Daemon, change: dict[str, object], status: int) -> None:
-    body = {"name": "chat", "pid": os.getpid(), "budget_mb": 1, **change}
-    reply = daemon.ask("POST", "/apps", body)
+    reply = daemon.ask("POST", "/apps/chat", {"pid": os.getpid(), "budget_mb": 1, **change})
     assert (reply.status, reply.header("content-type")) == (status, "application/problem+json")
 
 
@@ -315,7 +314,7 @@ def test_apps_that_ask_at_once_never_get_more_than_there_is(daemon: Daemon) -> N
     told: list[int] = []
 
     def ask(name: str) -> None:
-        told.append(daemon.ask("POST", "/apps", {"name": name, "pid": os.getpid(), "budget_mb": 4_000}).status)
+        told.append(daemon.ask("POST", f"/apps/{name}", {"pid": os.getpid(), "budget_mb": 4_000}).status)
 
     threads = [threading.Thread(target=ask, args=(name,)) for name in names]
     for each in threads:
@@ -324,7 +323,7 @@ def test_apps_that_ask_at_once_never_get_more_than_there_is(daemon: Daemon) -> N
         each.join()
     assert sorted(told) == [200, 200, 409, 409, 409, 409, 409, 409]
     for name in names:
-        daemon.ask("POST", "/apps", {"name": name, "pid": os.getpid(), "budget_mb": 0})
+        daemon.ask("POST", f"/apps/{name}", {"pid": os.getpid(), "budget_mb": 0})
     assert daemon.ask("GET", "/apps").json() == {"apps": []}
 
 
