@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -33,7 +32,9 @@ class Overrun:
 
 def interrupt() -> None:
     """As Ctrl-C does: the main thread unwinds, and whatever it holds is closed on the way."""
-    _thread.interrupt_main()
+    from admitd.actuator import interrupt_own_main_thread
+
+    interrupt_own_main_thread()
 
 
 @dataclass

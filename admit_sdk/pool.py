@@ -26,7 +26,7 @@ from admit_sdk.models import Model, Need, catalogue
 from admit_sdk.overrun import SaveAndStop
 from admit_sdk.profiles import Profile
 from admit_sdk.requests import Request, Text
-from admit_sdk.room import Asked, Room, counts, variants
+from admit_sdk.room import Room, counts, variants
 from admit_sdk.rounds import Rounds
 from admit_sdk.told import warn
 from admit_sdk.worker import Worker, why_failed
@@ -70,11 +70,10 @@ class ModelPool:
         *,
         prefers_smaller: Callable[[], bool] | None = None,
         overrun: SaveAndStop | None = None,
-        asked: Asked | None = None,
     ) -> None:
         """`prefers_smaller`: asked before each request; where it says so, the declared smaller variant answers
         (admit_sdk/power.py has on_battery). `overrun`: what happens beyond the hard limit, beside that nothing is
-        loaded. `asked`: asked before each load, for the whole machine. Raises ValueError.
+        loaded. Raises ValueError.
         """
         self.governor = governor
         self.soft_bytes = governor.soft_bytes
@@ -87,7 +86,7 @@ class ModelPool:
         self._closed = False
         self._owns_governor = False
         self._tending = Rounds("admit-tend", self, _tend)
-        self._room = Room(governor, self.lock, self._workers, self.holdings, asked, self._tending.ring)
+        self._room = Room(governor, self.lock, self._workers, self.holdings, self._tending.ring)
         self._tending.start()
         _open.add(self)
         self._preload()

@@ -23,10 +23,6 @@ LOOK_AGAIN_S = 0.25
 """How long who waits for room sleeps at most, though a change of any worker wakes him."""
 RESOURCE = "memory of the app's budget"
 
-Asked = Callable[[str, int], None]
-"""Asks whoever decides for the whole machine whether the app may grow by so many bytes for that model. Raises
-ResourceNotAvailableError, whose suggestion names an app to close."""
-
 
 class Room:
     """The budget of one pool. `lock` is the pool's; nothing waits while it is held, but for the lock itself."""
@@ -37,7 +33,6 @@ class Room:
         lock: threading.Condition,
         workers: Callable[[], Sequence[Worker]],
         measure: Callable[[], Holdings],
-        asked: Asked | None,
         unload: Callable[[], None],
     ) -> None:
         """`unload`: has what is queued for eviction unloaded, by another thread."""
@@ -45,7 +40,6 @@ class Room:
         self._lock = lock
         self._workers = workers
         self._measure = measure
-        self._asked = asked
         self._unload = unload
 
     def acquire(
@@ -53,15 +47,12 @@ class Room:
     ) -> AllocationGuard:
         """Keep memory for one worker. `smaller`: the variants that could stand in, and what each needs.
 
-        `evict`: idle models may go for it. Raises MemoryExhausted, and any ResourceNotAvailableError of whoever else
-        was asked.
+        `evict`: idle models may go for it. Raises MemoryExhausted, and ResourceNotAvailableError beyond the hard limit.
         """
         governor, size = self._governor, need.together
         deadline_s = time.monotonic() + wait_s
         if size > governor.soft_bytes:
             raise self._refused(model, need, smaller, self._left(), Reason.TOO_LARGE)
-        if self._asked is not None:
-            self._asked(model.name, size)
         while True:
             held = self._measure().counted
             if held > governor.limit_bytes:
@@ -99,7 +90,17 @@ class Room:
         idle = sum(each.size_bytes for each in workers if not each.busy)
         available = max(0, min(left + idle, self._governor.soft_bytes))
         suggestion = _suggestion(model, need, smaller, available, self._governor.soft_bytes, workers)
+        if suggestion is None:
+            suggestion = self._from_governor(model, need)
         return MemoryExhausted(RESOURCE, need.together, available, suggestion, reason=reason, what=model.name)
+
+    def _from_governor(self, model: Model, need: Need) -> str:
+        """What the governor says where it is what refuses: a daemon that gives the app no more, and what to run."""
+        try:
+            self._governor.try_allocate(need.together, holder=model.name).release()
+        except ResourceNotAvailableError as refused:
+            return refused.suggestion
+        return "the app's own heap takes what is missing: close what it does not need, or raise the budget"
 
 
 def _suggestion(
@@ -109,8 +110,8 @@ def _suggestion(
     available: int,
     soft_bytes: int,
     workers: Iterable[Worker],
-) -> str:
-    """What would help, the easiest first."""
+) -> str | None:
+    """What would help, the easiest first; None where that is not this app's affair."""
     fitting = next(((other, size) for other, size in smaller if size <= available), None)
     if fitting is not None:
         return f"ask {fitting[0].name} instead, its smaller variant, which needs {to_mb(fitting[1])} MB"
@@ -119,7 +120,7 @@ def _suggestion(
     busy = sorted({each.name for each in workers if each.busy})
     if busy:
         return f"ask again when {' and '.join(busy)} has answered (wait_s waits for that)"
-    return "the app's own heap takes what is missing: close what it does not need, or raise the budget"
+    return None
 
 
 def over_hard(model: Model, size: int, held: int, hard_bytes: int) -> ResourceNotAvailableError:

@@ -83,7 +83,7 @@ def text_embedder(folder: Path, *, vocabulary: int = 320, hidden: int = HIDDEN, 
         node("Add", ["seen", "x"], ["last_hidden_state"]),
     ]
     weights = {
-        "words": random(1, vocabulary, hidden),
+        "words": random(1, vocabulary, hidden) * 16,
         "kinds": random(2, 2, hidden),
         **{f"w{name}": random(index, hidden, hidden) for index, name in enumerate("qkv", 3)},
         "one": np.float32(1),

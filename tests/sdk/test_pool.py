@@ -235,11 +235,10 @@ def test_beyond_the_hard_limit_nothing_is_loaded(make: Make, monkeypatch: pytest
     assert told.value.resource == "memory below the hard limit"
 
 
-def test_whoever_decides_for_the_machine_is_asked_before_a_load(make: Make, backend: Counting) -> None:
-    def no(name: str, size: int) -> None:
-        raise ResourceNotAvailableError("ram", size, 0, "close Notes, which holds 900 MB", what=name)
-
-    pool = make(model("a"), asked=no)
-    with pytest.raises(ResourceNotAvailableError, match="close Notes, which holds 900 MB"):
+def test_what_a_daemon_says_is_passed_on(make: Make, backend: Counting) -> None:
+    """The governor knows it, by admit_sdk/citizen.py."""
+    pool = make(model("a"))
+    pool.governor.ask_before_growing(50 * MIB, lambda wanted: "Notes holds 900 MB; run: admit unload notes")
+    with pytest.raises(ResourceNotAvailableError, match="Notes holds 900 MB; run: admit unload notes"):
         pool.submit("a", ask())
     assert not backend.loads
