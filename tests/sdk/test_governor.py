@@ -20,6 +20,7 @@ from admit_sdk import (
 )
 from admitd.core.units import MIB
 from admitd.core.verdict import Reason
+from tests.daemons import ROOT
 from tests.gates import until
 from tests.sdk.candidates import Model, unload_all
 
@@ -399,5 +400,6 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 go.set()
 thread.join()
 """
-    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
