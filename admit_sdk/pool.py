@@ -28,7 +28,7 @@ from admit_sdk.profiles import Profile
 from admit_sdk.requests import Request, Text
 from admit_sdk.room import Room, counts, variants
 from admit_sdk.rounds import Rounds
-from admit_sdk.told import warn
+from admit_sdk.told import tell_fault, warn
 from admit_sdk.worker import Worker, why_failed
 from admitd.core.governing import Pressure
 
@@ -70,10 +70,12 @@ class ModelPool:
         *,
         prefers_smaller: Callable[[], bool] | None = None,
         overrun: SaveAndStop | None = None,
+        told: Callable[[str, State], None] | None = None,
     ) -> None:
         """`prefers_smaller`: asked before each request; where it says so, the declared smaller variant answers
         (admit_sdk/power.py has on_battery). `overrun`: what happens beyond the hard limit, beside that nothing is
-        loaded. Raises ValueError.
+        loaded. `told`: called with a model's name, by the thread that it concerns, when it loads, is ready, is dead or
+        failed. Raises ValueError.
         """
         self.governor = governor
         self.soft_bytes = governor.soft_bytes
@@ -83,6 +85,7 @@ class ModelPool:
         self._models = {name: slot.model for name, slot in self._slots.items()}
         self._prefers_smaller = prefers_smaller
         self._overrun = overrun
+        self._told = told
         self._closed = False
         self._owns_governor = False
         self._tending = Rounds("admit-tend", self, _tend)
@@ -92,13 +95,13 @@ class ModelPool:
         self._preload()
 
     @classmethod
-    def with_profile(cls, profile: Profile, models: Iterable[Model], **options: Any) -> ModelPool:
-        """A pool with a governor of its own. What the app's heap takes now is kept for it, out of the profile's budget.
+    def with_profile(cls, profile: Profile, models: Iterable[Model], *, name: str = "app", **options: Any) -> ModelPool:
+        """A pool with a governor of its own, `name`. What the app's heap takes now is kept for it, out of the budget.
 
-        Raises ValueError where the heap leaves nothing.
+        Raises ValueError where the heap leaves nothing, OSError where it can't be measured.
         """
         heap = measure().counted
-        governor = MemoryGovernor(profile.hard_bytes, heap, soft=max(1, profile.soft_bytes - heap), name=profile.name)
+        governor = MemoryGovernor(profile.hard_bytes, heap, soft=max(1, profile.soft_bytes - heap), name=name)
         pool = cls(governor, models, **options)
         pool._owns_governor = True
         return pool
@@ -273,6 +276,14 @@ class ModelPool:
             why = why_failed(worker)
             for job in slot.waiting.take_all():
                 job.end(error=why)
+
+    def tell(self, worker: Worker) -> None:
+        """Called without the lock. The app's fault in hearing it is not the worker's."""
+        if self._told is not None:
+            try:
+                self._told(worker.name, worker.state)
+            except Exception:
+                tell_fault(f"hearing of {worker.name} failed")
 
     # Within.
 

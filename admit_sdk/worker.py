@@ -35,6 +35,9 @@ class House(Protocol):
     def ended(self, worker: Worker) -> None:
         """A worker is dead, or failed. Called with the lock."""
 
+    def tell(self, worker: Worker) -> None:
+        """A worker loads, is ready, is dead or failed. Called without the lock."""
+
 
 class Worker:
     """A candidate for eviction, once it is loaded (admit_sdk/eviction.py)."""
@@ -130,6 +133,7 @@ class Worker:
                 self._step(Happening.GONE if broke is None else Happening.BROKE)
                 self._house.ended(self)
                 self._house.lock.notify_all()
+            self._house.tell(self)
 
     def _live(self) -> None:
         """Load, answer what comes, unload. Raises what made it fail."""
@@ -194,6 +198,7 @@ class Worker:
         with self._house.lock:
             self._step(happening)
             self._house.lock.notify_all()
+        self._house.tell(self)
 
     def _step(self, happening: Happening) -> None:
         self.state = step(self.state, happening)
