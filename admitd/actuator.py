@@ -12,6 +12,7 @@ import select
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -232,6 +233,13 @@ def send(process: Process, service: str, sig: signal.Signals, table: ProcessTabl
         if fd is not None:
             os.close(fd)
     return None
+
+
+def interrupt_own_main_thread() -> None:
+    """As Ctrl-C does, to this process alone: its main thread is woken from whatever it waits for, and unwinds."""
+    main = threading.main_thread().ident
+    if main is not None:
+        signal.pthread_kill(main, signal.SIGINT)
 
 
 def _pidfd(pid: int) -> int | None:

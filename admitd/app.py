@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from admitd import capacity, memory, places, processes, reservations
+from admitd.apps import AppGate
 from admitd.core.events import Event, Number, Severity
 from admitd.core.terms import Capacity
 from admitd.eventstream import Streams
-from admitd.gate import Gate
 from admitd.journal import NAME, Journal
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ HISTORY: Final = 500
 class House:
     """The gate and what stands behind it. `named`: the file that remedies must name, empty where it is the default."""
 
-    gate: Gate
+    gate: AppGate
     watched: capacity.Watched
     named: str
     environ: Mapping[str, str]
@@ -39,15 +39,16 @@ class House:
 
     def application(self, port: int, sentinel: Sentinel | None = None) -> App:
         """The ASGI application, doorkeeper outermost. `port`: the one that Host and Origin may name."""
-        from admitd import api
+        from admitd import api, appdoor
         from admitd.acting import Acting
         from admitd.doorkeeper import Doorkeeper
         from admitd.flight import Flight
 
         flight = Flight(self.gate)
         acting = Acting(flight, self.environ)
-        token = places.token(self.environ)
-        return Doorkeeper(api.build(flight, acting, self.streams, token, self.named, sentinel), port)
+        offered = api.build(flight, acting, self.streams, places.token(self.environ), self.named, sentinel)
+        appdoor.offer(offered, self.gate, self.named)
+        return Doorkeeper(offered, port)
 
     def sentinel(self, port: int) -> Sentinel:
         """The sentinel, not started yet. `port`: whose daemon it belongs to."""
@@ -115,7 +116,7 @@ def furnish(
     def source() -> tuple[Capacity, tuple[str, ...]]:
         return watched.current(), watched.warnings
 
-    gate = Gate(source, table, system, records, record=journal.write)
+    gate = AppGate(source, table, system, records, record=journal.write)
     gate.matcher(watched.current())
     return House(gate, watched, str(path) if config else "", environ, journal, Streams(journal))
 

@@ -48,6 +48,22 @@ class ProblemBody(BaseModel):
     detail: str
 
 
+class App(BaseModel):
+    """What is kept for an app that governs its own memory."""
+
+    name: str
+    pid: int
+    budget_mb: _Mb
+    held_mb: int | None = Field(description="MiB, as it last said itself.")
+    measured_mb: int | None = Field(description="MiB, as the system shows it.")
+
+
+class Apps(BaseModel):
+    """All of them."""
+
+    apps: list[App]
+
+
 class FailedLoadBody(ProblemBody):
     """It could not be loaded."""
 
@@ -288,6 +304,13 @@ ANSWERS: Final[Mapping[tuple[str, str], _Answers]] = {
         **_UNKNOWN,
         **_REFUSED,
     },
+    ("post", "/apps/{name}"): {
+        200: ("It is kept", (App,)),
+        **_BODY,
+        422: _bad("Malformed, or pid is no live process"),
+        409: ("Refused", (RefusalBody, ProblemBody)),
+    },
+    ("get", "/apps"): {200: ("Those that something is kept for", (Apps,))},
     ("get", "/capacity"): {200: ("The ledger", (Capacity,))},
     ("get", "/history"): {200: ("How the memory went, oldest first", (History,))},
     ("get", "/plan"): {200: ("What would have to go", (Plan,)), 422: _bad("Malformed"), **_UNKNOWN},
@@ -332,6 +355,8 @@ def describe(app: FastAPI) -> dict[str, Any]:
     _, made = models_json_schema([(model, "serialization") for model in models], ref_template=_REF)
     shapes.update(made["$defs"])
     for (method, path), answers in ANSWERS.items():
+        if path not in document["paths"]:
+            continue  # an application that was made without the routes for apps
         everything = sorted({**EVERYWHERE, **answers}.items())
         document["paths"][path][method]["responses"] = {str(code): _answer(code, *said) for code, said in everything}
     live = document["paths"]["/events"]["get"]["responses"]["200"]["content"]

@@ -223,6 +223,28 @@ def _freed(results: Results) -> tuple[str, bool, str]:
     return f"{found['p50_ms']:.1f} ms (median), {found['max_ms']:.1f} ms (worst)", float(found["max_ms"]) <= 10, why
 
 
+def _pairs(results: Results) -> tuple[str, bool, str]:
+    found = part(results, "governing")["pairs"]["1"]
+    per_s = int(found["per_s"])
+    why = f"something else ran: the best round of the same run reached {int(found['best_per_s']):,}"
+    return f"{per_s:,} a second", per_s >= 300_000, why
+
+
+def _crowded_pairs(results: Results) -> tuple[str, bool, str]:
+    found = part(results, "governing")["pairs"]
+    ratio = float(found["16"]["per_s"]) / float(found["1"]["per_s"])
+    why = "threads of one interpreter take turns, and each turn that ends under the lock makes the others wait for it"
+    return f"{ratio:.2f}x of one thread's", ratio >= 0.5, why
+
+
+def _sdk_import(results: Results) -> tuple[str, bool, str]:
+    found = part(part(results, "governing"), "start")
+    bare = p50(found, "pass")
+    ratio = p50(found, "import admit_sdk") / bare
+    whole = p50(found, "from admit_sdk import MemoryGovernor") / bare
+    return f"{ratio:.2f}x (with the governor: {whole:.1f}x)", ratio <= 1.5, "something is imported before it is used"
+
+
 LIST: Final[tuple[tuple[int, str, str, Judge], ...]] = (
     (
         1,
@@ -250,6 +272,9 @@ LIST: Final[tuple[tuple[int, str, str, Judge], ...]] = (
     (7, "the daemon's cold start, against bare FastAPI + uvicorn", "<= 1.2x", _cold_start),
     (8, "100 reservations listed", "<= 0.2 ms", _listed),
     (8, "a reservation freed after SIGKILL of its holder", "<= 10 ms", _freed),
+    (9, "SDK: allocations made and given back, one thread", ">= 300,000 a second", _pairs),
+    (9, "the same, sixteen threads together", ">= 0.5x of one thread's", _crowded_pairs),
+    (9, "`import admit_sdk`, against bare Python's start", "<= 1.5x", _sdk_import),
 )
 
 

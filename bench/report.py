@@ -265,6 +265,28 @@ def _changing(found: Results, results: Results) -> Iterator[str]:
     yield from _table(("between two looks", "right on the next look"), rows)
 
 
+def _governing(found: Results, results: Results) -> Iterator[str]:
+    yield (
+        "`try_allocate` and `release` by turns, on one governor with its pressure watched, by so many threads at once; "
+        "all of them together, median of the rounds."
+    )
+    yield ""
+    one = float(found["pairs"]["1"]["per_s"])
+    rows = [
+        (threads, f"{each['per_s']:,}", f"{each['best_per_s']:,}", f"{float(each['per_s']) / one:.2f}")
+        for threads, each in found["pairs"].items()
+    ]
+    yield from _table(("threads", "pairs/s", "best round", "x"), rows)
+    yield ""
+    yield "From starting Python to its end:"
+    yield ""
+    bare = float(found["start"]["pass"]["p50_ms"])
+    yield from _table(
+        ("", "median / p99", "x"),
+        [(f"`python -c '{n}'`", _both(f), f"{float(f['p50_ms']) / bare:.2f}") for n, f in found["start"].items()],
+    )
+
+
 SECTIONS = (
     ("Looking and deciding", "deciding", _deciding),
     ("Answering", "serving", _serving),
@@ -275,6 +297,7 @@ SECTIONS = (
     ("Reservations", "leases", _leases),
     ("A process that stalls", "stalling", _stalling),
     ("A process that changes", "changing", _changing),
+    ("Governing an app's own memory", "governing", _governing),
 )
 
 

@@ -41,6 +41,7 @@ ORDER = (
     "admitd/core/reboot.py",
     "admitd/core/grouping.py",
     "admitd/core/chronicle.py",
+    "admitd/core/governing.py",
     "admitd/core/wire.py",
     "admitd/problem.py",
     "admitd/modelfiles/",
@@ -76,6 +77,7 @@ ORDER = (
     "admitd/footprints.py",
     "admitd/tally.py",
     "admitd/gate.py",
+    "admitd/apps.py",
     "admitd/flight.py",
     "admitd/probe.py",
     "admitd/ownmetrics.py",
@@ -102,6 +104,7 @@ ORDER = (
     "admitd/doorkeeper.py",
     "admitd/serving.py",
     "admitd/api.py",
+    "admitd/appdoor.py",
     "admitd/app.py",
     "admitd/daemon.py",
     "admitd/__main__.py",
@@ -147,6 +150,22 @@ HARMLESS_SUMS = {
     ("admitd/core/eviction.py", "_spare_the_dearest"),
 }
 CHARGES = re.compile(r"charg|budget|freed|promis|reserv|physical|safety|headroom")
+
+# What the SDK may import of admitd/: rules, what reads the system, and the one file that may end a process (its own, by
+# identity); standard library only, all of it.
+SHARED = (
+    "admitd/__init__.py",
+    "admitd/core/",
+    "admitd/memory/",
+    "admitd/modelfiles/",
+    "admitd/processes/__init__.py",
+    "admitd/processes/darwin.py",
+    "admitd/processes/glimpse.py",
+    "admitd/actuator.py",
+    "admitd/boot.py",
+    "admitd/machinelock.py",
+    "admitd/places.py",
+)
 
 QUICK = ("admit_cli/main.py", "admit_cli/load.py", "admit_cli/status.py", "admit_cli/render.py", "admit_cli/door.py")
 HEAVY = {
@@ -273,6 +292,14 @@ def test_the_sdk_needs_no_web_server() -> None:
     for file in (file for file in SHIPPED if file.startswith("admit_sdk/")):
         found = [module for module, _ in imports(file) if module.split(".")[0] in banned]
         assert not found, f"{file} imports {found[0]}"
+
+
+@pytest.mark.parametrize("file", [file for file in SHIPPED if file.startswith("admit_sdk/")])
+def test_the_sdk_takes_rules_and_readings_of_the_daemon_and_nothing_that_decides_for_others(file: str) -> None:
+    for module, line in imports(file):
+        target = file_of(module)
+        ours = target is not None and not target.startswith("admit_sdk/")
+        assert not ours or str(target).startswith(SHARED), f"{file}:{line} imports {module}, which is the daemon's own"
 
 
 def test_the_core_is_all_in_the_order_and_nothing_else_is_called_core() -> None:

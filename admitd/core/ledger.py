@@ -204,7 +204,7 @@ def _extras(capacity: Capacity, view: View, accounts: Mapping[str, Account]) -> 
     for held in view.reservations:
         if held.service not in capacity.services:
             charge = headroom.unused(held.budget)
-            yield Extra(held.service, charge, "reserved by another capacity.yaml on this machine")
+            yield Extra(held.service, charge, "kept for an app, or reserved by another capacity.yaml on this machine")
     dearest = _dearest_unseen(capacity, accounts) if any(unread.could_be_ours for unread in view.unread) else NOTHING
     for unread in view.unread:
         charge = headroom.larger(unread.resident, dearest) if unread.could_be_ours else unread.resident

@@ -1,0 +1,100 @@
+"""holdings: what this process really holds, told apart as far as the system tells: its heap, mapped weights, the GPU's.
+
+What counts against an app's budget is its heap, with the caches and buffers of its models in it, and the pages of its
+models' own files; not the pages of other files that it maps, of its database say: the system takes those back whenever
+it wants to.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from admitd.core.terms import ProcessId
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """Bytes. None: this system does not tell.
+
+    `heap`: anonymous and swapped pages. `mapped`: pages of the models' files that are in memory and mapped here.
+    `mapped_share`: the same, where a page that several processes map counts in each with its part only. `gpu`: what
+    MLX has from Metal, which is in `heap`, too. `resident`: for diagnosis; it has every mapped file in it.
+    """
+
+    heap: int
+    mapped: int | None = None
+    mapped_share: int | None = None
+    gpu: int | None = None
+    resident: int | None = None
+
+    @property
+    def counted(self) -> int:
+        """What counts against the budget: a file that several apps map is there once, and each counts its part."""
+        return self.heap + (self.mapped_share or 0)
+
+
+def measure(files: Iterable[Path] = ()) -> Holdings:
+    """What this process holds now; `files` are those of its models, or folders of them. Raises OSError."""
+    gpu = _metal()
+    if sys.platform == "darwin":
+        from admitd.memory import for_this_system
+
+        held = for_this_system().footprint([ProcessId(os.getpid(), 0)], sys.maxsize)
+        if held is None:
+            raise OSError("the system does not tell what this process holds")
+        return Holdings(held, gpu=gpu)
+    return _from_smaps(tuple(os.fsencode(path.resolve()) for path in files), gpu)
+
+
+def _from_smaps(paths: tuple[bytes, ...], gpu: int | None) -> Holdings:
+    """One pass over /proc/self/smaps (proc(5)): a line that names a mapping, then lines of amounts."""
+    resident = heap = mapped = share = ours = 0
+    with open("/proc/self/smaps", "rb") as file:
+        for line in file:
+            label, _, rest = line.partition(b":")
+            if label == b"Rss":
+                amount = _kib(rest)
+                resident += amount
+                mapped += amount * ours
+            elif label == b"Pss":
+                share += _kib(rest) * ours
+            elif label in (b"Anonymous", b"Swap"):
+                amount = _kib(rest)
+                heap += amount
+                if label == b"Anonymous" and ours:  # a page of a file that was written to is the process's own
+                    mapped -= amount
+                    share -= amount
+            elif b"-" in label.partition(b" ")[0]:
+                name = line.split(None, 5)[5:]
+                ours = int(bool(name) and _is_below(name[0].rstrip(b"\n"), paths))
+    return Holdings(heap, mapped, max(0, share), gpu, resident)
+
+
+def _kib(rest: bytes) -> int:
+    return int(rest.split()[0]) * 1024
+
+
+def _is_below(name: bytes, paths: tuple[bytes, ...]) -> bool:
+    return any(name == path or name.startswith(path + b"/") for path in paths)
+
+
+def _metal() -> int | None:
+    """What MLX has from Metal; None where there is no Metal, or no MLX in this process yet."""
+    if "mlx.core" not in sys.modules:
+        return None
+    import mlx.core as mx
+
+    return int(mx.get_active_memory() + mx.get_cache_memory()) if mx.metal.is_available() else None
+
+
+def give_back_freed() -> None:
+    """Have the allocator return to the system what was freed. glibc keeps it (malloc_trim(3)); others do not."""
+    import ctypes
+
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))

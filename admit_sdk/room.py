@@ -1,0 +1,150 @@
+"""room: room for a model within the app's budget: who goes, how long that is waited for, what a refusal says.
+
+A model is loaded within the soft budget only. What is between it and the hard limit is for what grows while it runs.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from admit_sdk.errors import MemoryExhausted, ResourceNotAvailableError
+from admit_sdk.governor import MemoryGovernor
+from admit_sdk.guard import AllocationGuard
+from admit_sdk.holdings import Holdings
+from admit_sdk.lifecycle import State
+from admit_sdk.models import Model, Need, too_large
+from admit_sdk.worker import Worker
+from admitd.core.units import to_mb
+from admitd.core.verdict import Reason
+
+LOOK_AGAIN_S = 0.25
+"""How long who waits for room sleeps at most, though a change of any worker wakes him."""
+RESOURCE = "memory of the app's budget"
+
+
+class Room:
+    """The budget of one pool. `lock` is the pool's; nothing waits while it is held, but for the lock itself."""
+
+    def __init__(
+        self,
+        governor: MemoryGovernor,
+        lock: threading.Condition,
+        workers: Callable[[], Sequence[Worker]],
+        measure: Callable[[], Holdings],
+        unload: Callable[[], None],
+    ) -> None:
+        """`unload`: has what is queued for eviction unloaded, by another thread."""
+        self._governor = governor
+        self._lock = lock
+        self._workers = workers
+        self._measure = measure
+        self._unload = unload
+
+    def acquire(
+        self, model: Model, need: Need, smaller: Sequence[tuple[Model, int]], wait_s: float, *, evict: bool
+    ) -> AllocationGuard:
+        """Keep memory for one worker. `smaller`: the variants that could stand in, and what each needs.
+
+        `evict`: idle models may go for it. Raises MemoryExhausted, and ResourceNotAvailableError beyond the hard limit.
+        """
+        governor, size = self._governor, need.together
+        deadline_s = time.monotonic() + wait_s
+        if size > governor.soft_bytes:
+            raise self._refused(model, need, smaller, self._left(), Reason.TOO_LARGE)
+        while True:
+            held = self._measure().counted
+            if held > governor.limit_bytes:
+                raise over_hard(model, size, held, governor.limit_bytes)
+            left = self._left(held)
+            with self._lock:
+                if size <= min(left, governor.free_bytes):
+                    return governor.try_allocate(size, holder=model.name)
+                on_their_way = governor.evictions.pending
+            if evict and not on_their_way:
+                plan = governor.evictions.plan(size - min(left, governor.free_bytes))
+                on_their_way = governor.evictions.put(plan or (), f"{model.name} needs {to_mb(size)} MB")
+                self._unload()
+            if not on_their_way and (not evict or time.monotonic() >= deadline_s):
+                raise self._refused(model, need, smaller, left, Reason.NO_HEADROOM)
+            with self._lock:
+                self._lock.wait(LOOK_AGAIN_S)
+
+    def overrun(self) -> int:
+        """Bytes by which the soft budget is passed; negative where it is not."""
+        return -self._left()
+
+    def _left(self, held: int | None = None) -> int:
+        """Bytes within the soft budget. The app's own heap counts as it is, where it outgrew what is kept for it."""
+        held = self._measure().counted if held is None else held
+        explained = sum(each.size_bytes for each in self._workers()) + self._governor.reserved_bytes
+        outgrown = max(0, held - explained)
+        return self._governor.soft_bytes - self._governor.allocated_bytes - outgrown
+
+    def _refused(
+        self, model: Model, need: Need, smaller: Sequence[tuple[Model, int]], left: int, reason: Reason
+    ) -> MemoryExhausted:
+        # What could go is free as good as: a refusal that counted it as taken would suggest nothing that helps.
+        workers = self._workers()
+        idle = sum(each.size_bytes for each in workers if not each.busy)
+        available = max(0, min(left + idle, self._governor.soft_bytes))
+        suggestion = _suggestion(model, need, smaller, available, self._governor.soft_bytes, workers)
+        if suggestion is None:
+            suggestion = self._from_governor(model, need)
+        return MemoryExhausted(RESOURCE, need.together, available, suggestion, reason=reason, what=model.name)
+
+    def _from_governor(self, model: Model, need: Need) -> str:
+        """What the governor says where it is what refuses: a daemon that gives the app no more, and what to run."""
+        try:
+            self._governor.try_allocate(need.together, holder=model.name).release()
+        except ResourceNotAvailableError as refused:
+            return refused.suggestion
+        return "the app's own heap takes what is missing: close what it does not need, or raise the budget"
+
+
+def _suggestion(
+    model: Model,
+    need: Need,
+    smaller: Sequence[tuple[Model, int]],
+    available: int,
+    soft_bytes: int,
+    workers: Iterable[Worker],
+) -> str | None:
+    """What would help, the easiest first; None where that is not this app's affair."""
+    fitting = next(((other, size) for other, size in smaller if size <= available), None)
+    if fitting is not None:
+        return f"ask {fitting[0].name} instead, its smaller variant, which needs {to_mb(fitting[1])} MB"
+    if need.together > soft_bytes:
+        return f"{too_large(model, need, soft_bytes)}; declare a smaller variant, or raise the budget"
+    busy = sorted({each.name for each in workers if each.busy})
+    if busy:
+        return f"ask again when {' and '.join(busy)} has answered (wait_s waits for that)"
+    return None
+
+
+def over_hard(model: Model, size: int, held: int, hard_bytes: int) -> ResourceNotAvailableError:
+    """Nothing is loaded beyond the hard limit, whatever the ledger says."""
+    return ResourceNotAvailableError(
+        "memory below the hard limit",
+        size,
+        0,
+        f"nothing is loaded while the app holds {to_mb(held)} MB, beyond its hard limit of {to_mb(hard_bytes)} MB: "
+        "close what it does not need",
+        reason=Reason.PRESSURE,
+        what=model.name,
+    )
+
+
+def variants(model: Model, models: Mapping[str, Model], size_of: Callable[[Model], int]) -> list[tuple[Model, int]]:
+    """The smaller variants of a model, the largest first as they are declared, with what each needs."""
+    found = []
+    while model.smaller is not None:
+        model = models[model.smaller]
+        found.append((model, size_of(model)))
+    return found
+
+
+def counts(worker: Worker) -> bool:
+    """Whether a worker serves, now or soon."""
+    return worker.state.serves and worker.state is not State.EVICTING

@@ -1,0 +1,244 @@
+"""Who of a pool's models is loaded, and who goes, with a backend whose pace the test sets. Real models are in
+test_pool_models.py."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from admit_sdk import pool as pool_module
+from admit_sdk.errors import (
+    MemoryExhausted,
+    ModelFailed,
+    ResourceNotAvailableError,
+)
+from admit_sdk.holdings import Holdings
+from admit_sdk.lifecycle import State
+from admit_sdk.models import Model
+from admitd.core.units import MIB
+from tests.gates import until
+from tests.sdk.counting import Counting, Make, ask, model, states
+
+# Loading.
+
+
+def test_nothing_is_loaded_before_it_is_needed(make: Make, backend: Counting) -> None:
+    pool = make(model("a"), model("b"))
+    assert not pool.status()
+    assert pool.ask("a", ask()).text == "0 1 "
+    assert backend.loads == ["a"]
+    assert pool.governor.holdings() == {"a": 100 * MIB}
+
+
+def test_what_is_eager_is_loaded_at_once(make: Make, backend: Counting) -> None:
+    pool = make(model("a", eager=True), model("b"))
+    until(lambda: states(pool) == {"a": State.READY})
+    assert backend.loads == ["a"]
+
+
+def test_a_measured_size_replaces_the_estimate(make: Make, backend: Counting) -> None:
+    backend.held_when_loaded = 60 * MIB
+    pool = make(model("a"))
+    pool.ask("a", ask())
+    assert pool.governor.holdings() == {"a": 60 * MIB}
+
+
+def test_a_load_that_fails_gives_everything_back_and_tells_who_waits(make: Make, backend: Counting) -> None:
+    def fail(_: Model) -> None:
+        raise OSError("the disk is gone")
+
+    backend.at_load = fail
+    pool = make(model("a"))
+    with pytest.raises(ModelFailed, match="a could not be loaded: OSError: the disk is gone"):
+        pool.ask("a", ask())
+    until(lambda: pool.governor.allocated_bytes == 0)
+    backend.at_load = lambda _: None
+    assert pool.ask("a", ask()).tokens == 2
+
+
+@pytest.mark.parametrize(
+    "fault", [SystemExit(1), MemoryError(), KeyboardInterrupt()], ids=lambda each: type(each).__name__
+)
+def test_a_thread_that_dies_as_it_loads_gives_everything_back(
+    make: Make, backend: Counting, fault: BaseException
+) -> None:
+    def die(_: Model) -> None:
+        raise fault
+
+    backend.at_load = die
+    pool = make(model("a"))
+    with pytest.raises(ModelFailed, match="a could not be loaded"):
+        pool.ask("a", ask())
+    until(lambda: pool.governor.allocated_bytes == 0 and not pool.status())
+
+
+def test_one_that_turns_out_larger_than_the_limit_is_unloaded_again(make: Make, backend: Counting) -> None:
+    backend.held_when_loaded = 400 * MIB
+    pool = make(model("a"))
+    with pytest.raises(ResourceNotAvailableError, match="a needs"):
+        pool.ask("a", ask())
+    until(lambda: pool.governor.allocated_bytes == 0)
+
+
+def test_one_that_breaks_as_it_answers_is_unloaded_and_loaded_anew(make: Make, backend: Counting) -> None:
+    def die(token: int) -> None:
+        raise MemoryError
+
+    backend.at_token = die
+    pool = make(model("a"))
+    with pytest.raises(ModelFailed, match="a ran out of memory while it answered; it is unloaded"):
+        pool.ask("a", ask())
+    until(lambda: pool.governor.allocated_bytes == 0)
+    backend.at_token = lambda _: None
+    assert pool.ask("a", ask()).tokens == 2
+    assert backend.loads == ["a", "a"]
+
+
+def test_a_request_that_fails_takes_the_model_nowhere(make: Make, backend: Counting) -> None:
+    pool = make(model("a"))
+    with pytest.raises(ValueError, match="that can't be answered"):
+        pool.ask("a", ask("nonsense"))
+
+    def fail(token: int) -> None:
+        raise ZeroDivisionError("oh")
+
+    backend.at_token = fail
+    with pytest.raises(ModelFailed, match="a failed at a request: ZeroDivisionError: oh"):
+        pool.ask("a", ask())
+    backend.at_token = lambda _: None
+    assert pool.ask("a", ask()).tokens == 2
+    assert backend.loads == ["a"]
+
+
+# Workers.
+
+
+@pytest.mark.parametrize(
+    ("room_mb", "workers"), [(250, 2), (200, 2), (199, 1), (100, 1)], ids=["ample", "two", "nearly two", "one"]
+)
+def test_two_workers_if_both_fit_one_if_one_fits(make: Make, room_mb: int, workers: int) -> None:
+    pool = make(model("a", workers=2), soft_mb=room_mb)
+    assert pool.ensure_workers("a") == workers
+    assert len(pool.status()) == workers
+    assert pool.ensure_workers("a") == workers
+
+
+def test_where_not_even_one_fits_the_numbers_are_told(make: Make) -> None:
+    pool = make(model("a", workers=2), soft_mb=99)
+    with pytest.raises(
+        MemoryExhausted, match="a needs 100 MB of memory of the app's budget, and 99 MB are free"
+    ) as told:
+        pool.ensure_workers("a")
+    assert (told.value.required, told.value.available) == (100 * MIB, 99 * MIB)
+    assert "declare a smaller variant, or raise the budget" in told.value.suggestion
+
+
+def test_a_second_worker_evicts_nobody(make: Make) -> None:
+    pool = make(model("a", workers=2), model("b"))
+    pool.ask("b", ask())
+    assert pool.ensure_workers("a") == 1
+    assert states(pool).keys() == {"a", "b"}
+
+
+def test_two_workers_answer_at_once_and_one_after_the_other_what_one_queue_holds(make: Make, backend: Counting) -> None:
+    backend.pace = threading.Semaphore(0)
+    pool = make(model("a", workers=2))
+    tickets = [pool.submit("a", ask(str(number), tokens=1)) for number in range(4)]
+    until(lambda: backend.open_requests == 2)
+    backend.pace.release(4)
+    assert [ticket.result(30).text for ticket in tickets] == ["0 "] * 4
+    assert sorted(backend.answers[:2]) == ["0", "1"]
+
+
+# Room.
+
+
+def test_the_least_recently_used_goes_first(make: Make, backend: Counting) -> None:
+    pool = make(model("a"), model("b"), model("c"))
+    for name in ("a", "b", "a", "c"):
+        pool.ask(name, ask())
+    assert states(pool).keys() == {"a", "c"}
+
+
+def test_the_eager_one_goes_last_and_with_a_warning(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    pool = make(model("a", eager=True), model("b"), model("c"), model("d", 200))
+    until(lambda: states(pool) == {"a": State.READY})
+    for name in ("b", "c"):
+        pool.ask(name, ask())
+    assert states(pool).keys() == {"a", "c"}
+    pool.ask("d", ask())
+    assert states(pool).keys() == {"d"}
+    assert "a was loaded eagerly and is unloaded all the same: d needs 200 MB" in caplog.text
+
+
+def test_one_that_answers_is_never_unloaded(make: Make, backend: Counting) -> None:
+    backend.pace = threading.Semaphore(0)
+    pool = make(model("a"), model("b"), model("c"))
+    a, b = (pool.submit(name, ask(tokens=1)) for name in "ab")
+    until(lambda: backend.open_requests == 2)
+    with pytest.raises(MemoryExhausted, match="ask again when a and b has answered") as told:
+        pool.submit("c", ask())
+    assert told.value.available == 50 * MIB
+    assert pool.evict("a") == 0
+    backend.pace.release(4)
+    assert a.result(30).tokens == b.result(30).tokens == 1
+    assert pool.ask("c", ask(tokens=2), wait_s=30).tokens == 2
+
+
+def test_who_waits_for_room_gets_it_when_somebody_has_answered(make: Make, backend: Counting) -> None:
+    backend.pace = threading.Semaphore(0)
+    pool = make(model("a", 200), model("b", 200))
+    first = pool.submit("a", ask(tokens=1))
+    until(lambda: backend.open_requests == 1)
+    answers: list[int] = []
+    waiting = threading.Thread(target=lambda: answers.append(pool.ask("b", ask(tokens=1), wait_s=30).tokens))
+    waiting.start()
+    backend.pace.release(2)
+    waiting.join(30)
+    assert first.result(30).tokens == 1
+    assert answers == [1]
+    assert states(pool).keys() == {"b"}
+
+
+def test_the_suggestion_is_a_declared_variant_that_fits(make: Make, backend: Counting) -> None:
+    pool = make(model("large", 400, smaller="middle"), model("middle", 300, smaller="small"), model("small", 200))
+    with pytest.raises(ResourceNotAvailableError) as told:
+        pool.submit("large", ask())
+    assert told.value.suggestion == "ask small instead, its smaller variant, which needs 200 MB"
+    assert pool.ask("small", ask()).tokens == 2
+
+
+def test_on_a_battery_the_smaller_variant_answers(make: Make, backend: Counting) -> None:
+    battery = [False]
+    pool = make(model("large", 200, smaller="small"), model("small"), prefers_smaller=lambda: battery[0])
+    assert pool.submit("large", ask()).model == "large"
+    battery[0] = True
+    ticket = pool.submit("large", ask())
+    assert ticket.model == "small"
+    assert ticket.result(30).tokens == 2
+
+
+def test_the_apps_own_heap_counts(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = make(model("a"), model("b"))
+    pool.ask("a", ask())
+    monkeypatch.setattr(pool_module, "measure", lambda files=(): Holdings(280 * MIB))
+    with pytest.raises(MemoryExhausted, match="the app's own heap takes what is missing"):
+        pool.submit("b", ask())
+
+
+def test_beyond_the_hard_limit_nothing_is_loaded(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = make(model("a"))
+    monkeypatch.setattr(pool_module, "measure", lambda files=(): Holdings(301 * MIB))
+    with pytest.raises(ResourceNotAvailableError, match="nothing is loaded while the app holds 301 MB") as told:
+        pool.submit("a", ask())
+    assert told.value.resource == "memory below the hard limit"
+
+
+def test_what_a_daemon_says_is_passed_on(make: Make, backend: Counting) -> None:
+    """The governor knows it, by admit_sdk/citizen.py."""
+    pool = make(model("a"))
+    pool.governor.ask_before_growing(50 * MIB, lambda wanted: "Notes holds 900 MB; run: admit unload notes")
+    with pytest.raises(ResourceNotAvailableError, match="Notes holds 900 MB; run: admit unload notes"):
+        pool.submit("a", ask())
+    assert not backend.loads
