@@ -58,7 +58,7 @@ class AppGate(Gate):
                 mine = [each for each in standing.reservations if _is_for(each, name, app)]
                 others = tuple(each for each in standing.reservations if each not in mine)
                 if budget:
-                    scene = self._scene(capacity, warnings, checked, replace(standing, reservations=others))
+                    scene = self._scene((capacity, warnings), checked, replace(standing, reservations=others))
                     service = Service(name, {RAM: budget}, load_timeout_s=LONGEST_S)
                     verdict = admission.decide(scene.ledger, scene.reading, Request(service, holder=app))
                     if isinstance(verdict, Refused):
