@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from admit_cli import table
+from admit_cli import grammar, table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def dispatch(argv: list[str]) -> int:
     return call(*parsed)
 
 
-def call(command: table.Command, values: dict[str, Any]) -> int:
+def call(command: grammar.Command, values: dict[str, Any]) -> int:
     """Import a command's code and run it; errors become a sentence and an exit code."""
     try:
         return _function(command.run)(values)
@@ -83,7 +83,7 @@ def _function(run: str) -> Callable[[dict[str, Any]], int]:
     return function
 
 
-def parse(argv: list[str]) -> tuple[table.Command, dict[str, Any]] | None:
+def parse(argv: list[str]) -> tuple[grammar.Command, dict[str, Any]] | None:
     """The command and its values; None for whatever is not plainly right."""
     config = None
     if len(argv) > 1 and argv[0] == "--config":
@@ -97,8 +97,8 @@ def parse(argv: list[str]) -> tuple[table.Command, dict[str, Any]] | None:
     return None if values is None else (command, values)
 
 
-def _values(command: table.Command, words: list[str]) -> dict[str, Any] | None:
-    values: dict[str, Any] = {o.name: False if o.kind == table.FLAG else None for o in command.options}
+def _values(command: grammar.Command, words: list[str]) -> dict[str, Any] | None:
+    values: dict[str, Any] = {o.name: False if o.kind == grammar.FLAG else None for o in command.options}
     flags = {option.flag: option for option in command.options}
     takes_rest = any(argument.rest for argument in command.arguments)
     given: list[str] = []
@@ -117,7 +117,7 @@ def _values(command: table.Command, words: list[str]) -> dict[str, Any] | None:
         option = flags.get(flag)
         if option is None:
             return None
-        if option.kind == table.FLAG:
+        if option.kind == grammar.FLAG:
             value = None if equals else True
         elif not equals and at >= len(words):
             value = None
@@ -131,7 +131,7 @@ def _values(command: table.Command, words: list[str]) -> dict[str, Any] | None:
 
 
 def _with_arguments(
-    command: table.Command, values: dict[str, Any], given: list[str], rest: list[str] | None
+    command: grammar.Command, values: dict[str, Any], given: list[str], rest: list[str] | None
 ) -> dict[str, Any] | None:
     for argument in command.arguments:
         if argument.rest:
@@ -149,9 +149,9 @@ def _with_arguments(
     return None if given else values
 
 
-def _convert(option: table.Option, text: str) -> Any:
+def _convert(option: grammar.Option, text: str) -> Any:
     """The option's value; None where `text` is not one."""
     try:
-        return None if text == "--" else table.convert(option, text)
+        return None if text == "--" else grammar.convert(option, text)
     except ValueError:
         return None

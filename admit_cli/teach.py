@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Final
 import typer
 from typer.core import TyperCommand
 
-from admit_cli import table
+from admit_cli import grammar, table
 from admit_cli.main import call
 from admitd import __version__
 from admitd.core import wire
@@ -75,7 +75,7 @@ def application(ran: list[int]) -> typer.Typer:
 class Taught(TyperCommand):
     """One command of the table: its help shows examples, and what follows `--` is not looked into."""
 
-    told: ClassVar[table.Command]
+    told: ClassVar[grammar.Command]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Options end at `--`, and so do the command's own arguments where it takes a command line after it."""
@@ -109,7 +109,7 @@ class Taught(TyperCommand):
                 formatter.write(f"{'':{formatter.current_indent}}{example}\n")
 
 
-def _shown(argument: table.Argument) -> str:
+def _shown(argument: grammar.Argument) -> str:
     return argument.metavar + ("..." if argument.many or argument.rest else "")
 
 
@@ -121,7 +121,7 @@ def _version(wanted: bool) -> None:
 
 def _root(
     context: typer.Context,
-    config: Annotated[str | None, typer.Option("--config", help=table.CONFIG.help, metavar="FILE")] = None,
+    config: Annotated[str | None, typer.Option("--config", help=grammar.CONFIG.help, metavar="FILE")] = None,
     version: Annotated[
         bool, typer.Option("--version", "-V", help="Print the version.", is_eager=True, callback=_version)
     ] = False,
@@ -129,7 +129,7 @@ def _root(
     context.obj = config
 
 
-def _function(command: table.Command, ran: list[int]) -> Callable[..., None]:
+def _function(command: grammar.Command, ran: list[int]) -> Callable[..., None]:
     """A function with the signature that Typer reads a command's arguments and options from."""
 
     def run(typer_context: typer.Context, **values: Any) -> None:
@@ -152,7 +152,7 @@ def _function(command: table.Command, ran: list[int]) -> Callable[..., None]:
     return run
 
 
-def _rest(context: typer.Context, argument: table.Argument, before: list[str] | None) -> list[str]:
+def _rest(context: typer.Context, argument: grammar.Argument, before: list[str] | None) -> list[str]:
     """What followed `--`. `before`: surplus words in front of it."""
     rest: list[str] = context.meta["admit.rest"]
     if before or not (rest or argument.optional):
@@ -161,7 +161,7 @@ def _rest(context: typer.Context, argument: table.Argument, before: list[str] | 
     return rest
 
 
-def _argument(argument: table.Argument) -> inspect.Parameter:
+def _argument(argument: grammar.Argument) -> inspect.Parameter:
     completion: Any = {"name": _services, "keys": _keys}.get(argument.name)
     said = typer.Argument(metavar=_shown(argument), show_default=False, autocompletion=completion)
     if argument.rest:
@@ -172,14 +172,14 @@ def _argument(argument: table.Argument) -> inspect.Parameter:
     return inspect.Parameter(argument.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 
 
-def _option(option: table.Option) -> inspect.Parameter:
-    if option.kind == table.FLAG:
+def _option(option: grammar.Option) -> inspect.Parameter:
+    if option.kind == grammar.FLAG:
         flag: Any = Annotated[bool, typer.Option(option.flag)]
         return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=flag)
 
     def parse(text: str) -> Any:
         try:
-            return table.convert(option, text)
+            return grammar.convert(option, text)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
 

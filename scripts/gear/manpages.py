@@ -11,7 +11,7 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from admit_cli import table, teach  # noqa: E402
+from admit_cli import grammar, table, teach  # noqa: E402
 from admitd import __version__  # noqa: E402
 
 COMPLETIONS: Final = {"bash": "admit.bash", "zsh": "_admit", "fish": "admit.fish"}
@@ -49,7 +49,7 @@ def listed(title: str, rows: list[tuple[str, str]] | tuple[tuple[str, str], ...]
     return lines if rows else []
 
 
-def shown(argument: table.Argument) -> str:
+def shown(argument: grammar.Argument) -> str:
     words = teach._shown(argument)
     words = f"-- {words}" if argument.rest else words
     return f"[{words}]" if argument.optional else words
@@ -59,7 +59,7 @@ def first_sentence(text: str) -> str:
     return text.partition(". ")[0].partition(": ")[0]
 
 
-def command_page(command: table.Command) -> str:
+def command_page(command: grammar.Command) -> str:
     name = "admit " + " ".join(command.path)
     words = " ".join(shown(argument) for argument in command.arguments)
     options = [(f"{option.flag} {option.metavar}".strip(), option.help) for option in command.options]
@@ -88,7 +88,7 @@ def overview() -> str:
     return "\n".join(lines) + "\n"
 
 
-def page_name(command: table.Command) -> str:
+def page_name(command: grammar.Command) -> str:
     return "-".join(("admit", *command.path))
 
 

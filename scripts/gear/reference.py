@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from admit_cli import table
+from admit_cli import grammar, table
 from admit_cli.inside import Inside
 from admitd import capacity, places, schemas
 
@@ -56,8 +56,8 @@ def _cli() -> Iterator[str]:
         yield from _table((" ", " "), [(f"`{name}`", _cell(told)) for name, told in rows])
 
 
-def _shown(argument: table.Argument) -> str:
-    name = argument.name.upper() + ("..." if argument.many or argument.rest else "")
+def _shown(argument: grammar.Argument) -> str:
+    name = argument.metavar + ("..." if argument.many or argument.rest else "")
     return f"-- {name}" if argument.rest else name
 
 
