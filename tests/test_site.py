@@ -75,8 +75,12 @@ def test_the_reference_is_what_the_program_says() -> None:
 
 
 def commands_of(page: Path) -> list[str]:
+    """What stands behind a $, up to a pipe or a comment, or in backticks; not what only shows a shape."""
     found = re.findall(r"`(admit [^`]+)`", page.read_text())
-    found += re.findall(r"^\$ (admit [^#\n|>]+)", page.read_text(), re.MULTILINE)
+    for line in re.findall(r"^\$ (admit .+)", page.read_text(), re.MULTILINE):
+        words = shlex.split(line, comments=True)
+        ends = [words.index(mark) for mark in ("|", ">", "&&") if mark in words]
+        found.append(shlex.join(words[: min(ends, default=len(words))]))
     return [each.strip() for each in found if not re.search(r"\b(NAME|PATH|ID|X|CMD)\b|\[|\.\.\.|--$", each)]
 
 
