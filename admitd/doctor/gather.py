@@ -48,6 +48,7 @@ def gather(environ: Mapping[str, str], config: str | None, port: int) -> Facts:
         version=__version__,
         uid=os.geteuid(),
         port=port,
+        environ=environ,
         mac=sys.platform == "darwin",
         looked=tuple(map(str, looked)),
         path=None if path is None else str(path),
@@ -146,7 +147,7 @@ def _missing(declared: Capacity | None, environ: Mapping[str, str]) -> Iterable[
     for name, key, command in commands:
         for each in programs(command, environ) if command is not None else ():
             folder = None if each.folder is None or "$" in each.folder else Path(each.folder)
-            if folder is not None and not folder.is_dir():
+            if folder is not None and not os.path.isdir(folder):
                 yield Missing(name, key, str(folder), folder=True)
             elif not _is_there(each.argv[0], folder, environ):
                 yield Missing(name, key, each.argv[0])
