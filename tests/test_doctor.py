@@ -161,9 +161,9 @@ CASES: list[tuple[str, dict[str, Any], Level, str, str, dict[str, Any]]] = [
         "budgets",
         {"held": {"coder": Held(1_000 * MIB, 7_200.0)}},
         W,
-        "in 2 h it never came near",
+        "in 120 min it never came near",
         "admit measure coder --for 10m --write",
-        {"held": {"coder": Held(1_000 * MIB, 600.0)}},
+        {"held": {"coder": Held(1_000 * MIB, 500.0)}},
     ),
     (
         "caches",
