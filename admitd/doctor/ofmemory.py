@@ -71,9 +71,9 @@ def caches(facts: Facts) -> list[Finding]:
         live = next((line for line in lines.get(name, ()) if _unbounded(line)), None)
         if live is None and not (_unbounded(_text(service.load_cmd)) and not lines.get(name)):
             continue
-        half = max(1, to_mb(service.budget.get(RAM, 0)) // 4)
+        quarter = max(1, to_mb(service.budget.get(RAM, 0)) // 4)
         what = f"{name}: mlx_lm.server keeps prompts without a limit unless it is given --prompt-cache-bytes"
-        findings.append(warning(what, _bounded(name, service, f"{half}MB"), name))
+        findings.append(warning(what, _bounded(name, service, f"{quarter}MB"), name))
     return findings or ok("no server keeps prompts without a limit")
 
 
