@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from admitd import asking, engines, modelfiles, supervisors
-from admitd.core import sizing
+from admitd import asking, engines, modelfiles, patterns, supervisors
+from admitd.core import headroom, sizing
 from admitd.core.respawn import Supervisor
 from admitd.core.sizing import Attention, Engine
 from admitd.core.terms import RAM, Capacity, ProcessId, Service
@@ -75,7 +75,7 @@ def discover(eyes: Eyes) -> Discovered:
     drafts: list[Draft] = []
     passed: dict[str, str] = {}
     for found in _found(look, eyes):
-        draft = engines.of(found)
+        draft = _that_can_be_matched(engines.of(found))
         if draft is not None:
             drafts.append(under(draft, kept_by(found.pids[0])))
         elif found.engine not in asking.ASKED and found.program != "llama-server":
@@ -92,13 +92,34 @@ def discover(eyes: Eyes) -> Discovered:
     drafts = _named_apart(drafts)
     matched = _matched(drafts, eyes)
     services = tuple(_sized(draft, *matched[draft.name], ids, eyes) for draft in drafts)
-    known = [each for pid, each in ids.items() if any(pid in draft.pids for draft in drafts)]
     installed = tuple(
         each.title
         for each in engines.ENGINES
         if f"engine-{each.key}" not in running and any(_installed(tool, eyes) for tool in each.tools)
     )
-    return Discovered(services, tuple(passed.items()), installed, eyes.memory.footprint(known, 0) or 0 if known else 0)
+    return Discovered(services, tuple(passed.items()), installed, _held_by(drafts, ids, eyes))
+
+
+def _that_can_be_matched(draft: Draft | None) -> Draft | None:
+    """Without ways that are no patterns: any user can start a process with a name of 5,000 characters."""
+    ways = [] if draft is None else [way for way in draft.ways if _is_pattern(way.pattern)]
+    return dataclasses.replace(draft, ways=tuple(ways)) if draft is not None and ways else None
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        patterns.compile(text)
+    except patterns.BadPattern:
+        return False
+    return True
+
+
+def _held_by(drafts: Sequence[Draft], ids: Mapping[int, ProcessId], eyes: Eyes) -> int:
+    """Bytes that these hold now: as their processes show it, or, for what an engine was asked of, as it says."""
+    known = [ids[pid] for draft in drafts for pid in draft.pids if pid in ids]
+    amounts = [{RAM: eyes.memory.footprint(known, 0) or 0 if known else 0}]
+    amounts += [{RAM: draft.budget} for draft in drafts if not draft.pids and draft.budget is not None]
+    return headroom.total(amounts).get(RAM, 0)
 
 
 def without(found: Discovered, declared: Capacity) -> Discovered:
@@ -201,7 +222,7 @@ def _command(line: naming.Line, cwd: str | None, path: str) -> str:
         argv[0] = shutil.which(argv[0], path=path) or argv[0]
     text = shlex.join(argv)
     relative = [word for word in argv if not word.startswith(("/", "-")) and ("/" in word or word == script)]
-    if cwd and any((Path(cwd) / word).exists() for word in relative):
+    if cwd and any(os.path.exists(os.path.join(cwd, word)) for word in relative):
         return f"cd {shlex.quote(cwd)} && exec {text}"
     return text
 
@@ -278,7 +299,7 @@ def _sized(draft: Draft, way: Matching | None, matched: str, ids: Mapping[int, P
 
 def _estimate(draft: Draft, eyes: Eyes) -> tuple[int, str] | None:
     """What the model's files say, where they are here."""
-    path = None if draft.model is None else _model_path(draft, eyes)
+    path = _model_path(draft, eyes)
     if path is None:
         return None
     try:
@@ -297,16 +318,17 @@ def _estimate(draft: Draft, eyes: Eyes) -> tuple[int, str] | None:
 
 
 def _model_path(draft: Draft, eyes: Eyes) -> Path | None:
-    assert draft.model is not None
-    path = Path(draft.model).expanduser()
-    if not path.is_absolute():
-        cwd = _surroundings(draft.pids[0])[0] if draft.pids else None
-        path = Path(cwd or ".") / path
-    if path.exists():
-        return path
+    """Where the model lies: a path, from the folder of its server, or a repository in Hugging Face's cache."""
+    if draft.model is None:
+        return None
+    cwd = _surroundings(draft.pids[0])[0] if draft.pids else None
+    path = os.path.expanduser(draft.model)
+    path = os.path.join(cwd, path) if cwd else path
+    if os.path.isabs(path) and os.path.exists(path):
+        return Path(path)
     hub = Path(eyes.environ.get("HF_HOME") or eyes.home / ".cache" / "huggingface") / "hub"
     cached = hub / ("models--" + draft.model.split(":")[0].replace("/", "--"))
-    return cached if cached.is_dir() else None
+    return cached if os.path.isdir(cached) else None
 
 
 def _installed(tool: str, eyes: Eyes) -> bool:

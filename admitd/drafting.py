@@ -151,7 +151,7 @@ def _entry(each: Sized, others: Sequence[str], why_not: str | None) -> Entry:
         value[key] = content
         lines += yamlwrite.lines(key, content, 2)
     if "load_cmd" not in value:
-        lines += _inside("No load_cmd: it belongs to another user. admit counts it, and can't start it.")
+        lines += _inside("No load_cmd: it belongs to another user, or its command line is too long. admit counts it.")
     head = f"{draft.title}. " + " ".join(draft.notes)
     comment = _comment(head.strip())
     if why_not is not None:

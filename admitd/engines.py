@@ -145,7 +145,9 @@ def _model_way(front: str, model: str) -> str:
 
 
 def _loading(found: Found) -> dict[str, Any]:
-    return {"load_cmd": found.command} if found.command and found.mine else {}
+    if not found.mine:
+        return {"evictable": False}  # another user's can't be stopped from here
+    return {"load_cmd": found.command} if found.command else {}
 
 
 def _mlx(found: Found) -> Draft | None:
@@ -158,7 +160,8 @@ def _mlx(found: Found) -> Draft | None:
     if not patterns:
         patterns = [f"{front}{_END}"]
     if model and by_port:
-        patterns.append(f"{front} .*{escaped(short(model))}.* --port[ =]{escaped(option(found.argv, '--port') or '')}")
+        port = escaped(option(found.argv, "--port") or "")
+        patterns.append(f"{front} .*{escaped(short(model))}.* --port[ =]{port}{_END}")
     cache = option(found.argv, "--prompt-cache-bytes")
     notes = () if cache else ("Without --prompt-cache-bytes its cache of prompts has no limit: add it to load_cmd.",)
     return Draft(

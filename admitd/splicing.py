@@ -2,8 +2,8 @@
 
 A library that writes the whole file anew keeps most comments and changes spaces and line ends: ruamel.yaml folds long
 commands, and with an entry it takes the comment of the one below. Here the file is only cut open where something
-changes. What cannot be cut safely (aliases, tags) is refused. The caller compares what
-the text meant before and after: nothing here needs to be trusted.
+changes. What cannot be cut safely (aliases, tags) is refused. The caller compares what the text meant before and after:
+nothing here needs to be trusted.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from admitd import capacity, changing, discovery, drafting, memory, processes
 from admitd.core import respawn
 from admitd.core.units import MIB
 from admitd.discovery import Discovered, Eyes
-from admitd.engines import Draft
+from admitd.engines import Draft, Found, of
 from admitd.processes import cputime
 from admitd.processes.matching import Matcher
 from tests.lookalikes import Lookalikes, Only
@@ -198,6 +198,31 @@ def test_a_command_line_is_written_down_as_it_can_be_run_again(engines: Lookalik
     assert isinstance(load, str)
     assert shlex.split(load) == [program, "-m", "/m/it's $HOME; a `b`.gguf", "--port", "81", "--alias", "x\ty\x1b"]
     assert commands["mlx-m"] is None
+
+
+def test_what_models_of_ollama_hold_is_not_reserved_for_others(
+    engines: Lookalikes, ollama: tuple[str, list[Any]]
+) -> None:
+    host, said = ollama
+    said.append({"models": [{"name": "a", "size": 5 << 30}]})
+    engines.start("ollama", "serve")
+    assert discovery.discover(eyes(engines, {"OLLAMA_HOST": host})).held == 5 << 30
+
+
+def test_another_users_process_is_counted_and_not_started() -> None:
+    line = ("llama-server", "-m", "x", "--port", "81")
+    draft = of(Found("llama-server", (7,), line, "llama-server", False, None, "llama-server"))
+    assert draft is not None
+    assert draft.keys["evictable"] is False
+    assert "load_cmd" not in draft.keys
+
+
+@pytest.mark.parametrize("model", ["x" * 5000, "~nobody-here/m", "a/" * 400 + "b"])
+def test_a_model_that_is_no_path(engines: Lookalikes, model: str) -> None:
+    engines.start("mlx_lm.server", "--model", model)
+    found = discovery.discover(eyes(engines))
+    assert len(found.services) == (len(model) < 1000)
+    assert len(found.passed_over) == (len(model) >= 1000)
 
 
 def test_a_relative_model_is_loaded_in_its_folder(engines: Lookalikes, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from admitd.core.terms import RAM, Capacity, Host, Process, ProcessId, Reading, 
 from admitd.core.units import MIB
 from admitd.doctor import commandline
 from admitd.doctor.finding import Answering, Facts, Finding, Held, Level, Missing
-from admitd.doctor.gather import owner_in
+from admitd.doctor.gather import gather, owner_in
 from admitd.problem import Problem
 from admitd.processes.table import Look
 from tests.core.worlds import service
@@ -161,9 +161,9 @@ CASES: list[tuple[str, dict[str, Any], Level, str, str, dict[str, Any]]] = [
         "budgets",
         {"held": {"coder": Held(1_000 * MIB, 7_200.0)}},
         W,
-        "in 2 h it never came near",
+        "in 120 min it never came near",
         "admit measure coder --for 10m --write",
-        {"held": {"coder": Held(1_000 * MIB, 600.0)}},
+        {"held": {"coder": Held(1_000 * MIB, 500.0)}},
     ),
     (
         "caches",
@@ -315,6 +315,20 @@ def test_what_mends_is_a_command_that_there_is(
             words = words[1:] if words and "=" in words[0] else words
             if words[:1] == ["admit"] and words[1:3] not in (["daemon", "install"], ["daemon", "status"]):
                 assert parse(words[1:]) is not None, part
+
+
+def test_a_folder_that_may_not_be_entered_is_a_fault_and_no_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def closed(*_: object) -> Path:
+        raise PermissionError(13, "Permission denied", "/h/closed/capacity.yaml")
+
+    monkeypatch.setattr(capacity, "find", closed)
+    facts = gather({"HOME": str(tmp_path)}, None, 1)
+    assert facts.path == "/h/closed/capacity.yaml"
+    (found,) = findings("file", facts)
+    assert found.level is Level.FAULT
+    assert "Permission denied" in found.what
 
 
 def test_the_page_names_every_check_and_what_it_looks_at() -> None:

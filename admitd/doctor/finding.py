@@ -79,6 +79,7 @@ class Facts:
     version: str
     uid: int
     port: int
+    environ: Mapping[str, str] = field(default_factory=dict)
     mac: bool = False
     looked: tuple[str, ...] = ()
     path: str | None = None

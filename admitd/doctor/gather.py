@@ -48,6 +48,7 @@ def gather(environ: Mapping[str, str], config: str | None, port: int) -> Facts:
         version=__version__,
         uid=os.geteuid(),
         port=port,
+        environ=environ,
         mac=sys.platform == "darwin",
         looked=tuple(map(str, looked)),
         path=None if path is None else str(path),
@@ -83,6 +84,9 @@ def _file(
         path = capacity.find(config, environ, home)
     except capacity.NotFound as missing:
         return None, missing.looked, None, ()
+    except OSError as error:
+        closed = Problem(str(error.filename), "", 0, f"cannot be read ({error.strerror})", "look at it: ls -ld")
+        return Path(str(error.filename)), (), None, (closed,)
     try:
         return path, (), capacity.load(path, detect_physical=memory.physical), ()
     except capacity.ConfigError as error:
@@ -146,7 +150,7 @@ def _missing(declared: Capacity | None, environ: Mapping[str, str]) -> Iterable[
     for name, key, command in commands:
         for each in programs(command, environ) if command is not None else ():
             folder = None if each.folder is None or "$" in each.folder else Path(each.folder)
-            if folder is not None and not folder.is_dir():
+            if folder is not None and not os.path.isdir(folder):
                 yield Missing(name, key, str(folder), folder=True)
             elif not _is_there(each.argv[0], folder, environ):
                 yield Missing(name, key, each.argv[0])
@@ -268,7 +272,7 @@ def _installed(home: Path) -> str | None:
         (home / ".config" / "systemd" / "user", "admit*.service"),
     )
     for folder, pattern in places_of:
-        for found in sorted(folder.glob(pattern)) if folder.is_dir() else ():
+        for found in sorted(folder.glob(pattern)) if os.path.isdir(folder) else ():
             return str(found)
     return None
 
@@ -290,7 +294,7 @@ def _changed(path: Path) -> float | None:
 
 def _free(folder: Path) -> int | None:
     """Bytes that this user may still write where the folder is, or will be."""
-    while not folder.exists() and folder != folder.parent:
+    while not os.path.exists(folder) and folder != folder.parent:
         folder = folder.parent
     try:
         found = os.statvfs(folder)

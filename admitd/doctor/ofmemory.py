@@ -13,8 +13,8 @@ from admitd.doctor.finding import Facts, Finding, fault, ok, warning
 NEAR: Final = 0.02
 """A kernel keeps a little for itself, more or less with each version."""
 FAR_BELOW: Final = 0.5
-LEAST_WASTE: Final = 1024 * MIB
-LONG_ENOUGH_S: Final = 3600.0
+WORTH_TELLING: Final = 1024 * MIB
+SETTLED_S: Final = 600.0
 WIRED_LEAST: Final = 8192 * MIB
 WIRED_SHARE: Final = 0.15
 """Of the machine; what must stay unwired is the larger of both."""
@@ -51,13 +51,13 @@ def budgets(facts: Facts) -> list[Finding]:
             findings.append(fault(f"{said}: it takes room that others were promised", mend, name))
         elif (
             held.most < budget * FAR_BELOW
-            and budget - held.most > LEAST_WASTE
+            and budget - held.most > WORTH_TELLING
             and held.age_s is not None
-            and held.age_s >= LONG_ENOUGH_S
+            and held.age_s >= SETTLED_S
         ):
-            hours = f"{held.age_s / 3600:.0f} h"
+            since = f"{held.age_s / 60:.0f} min"
             mend = f"admit measure {name} --for 10m --write"
-            findings.append(warning(f"{said}: in {hours} it never came near; less would do", mend, name))
+            findings.append(warning(f"{said}: in {since} it never came near; less would do", mend, name))
     return findings or ok(f"{len(facts.held)} loaded services hold what their budgets say, or less")
 
 
@@ -71,9 +71,9 @@ def caches(facts: Facts) -> list[Finding]:
         live = next((line for line in lines.get(name, ()) if _unbounded(line)), None)
         if live is None and not (_unbounded(_text(service.load_cmd)) and not lines.get(name)):
             continue
-        half = max(1, to_mb(service.budget.get(RAM, 0)) // 4)
+        quarter = max(1, to_mb(service.budget.get(RAM, 0)) // 4)
         what = f"{name}: mlx_lm.server keeps prompts without a limit unless it is given --prompt-cache-bytes"
-        findings.append(warning(what, _bounded(name, service, f"{half}MB"), name))
+        findings.append(warning(what, _bounded(name, service, f"{quarter}MB"), name))
     return findings or ok("no server keeps prompts without a limit")
 
 

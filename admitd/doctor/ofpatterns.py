@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 
 from admitd.core.terms import RAM, Service
@@ -30,10 +29,11 @@ def patterns(facts: Facts) -> list[Finding]:
         return [warning(_CANNOT)]
     findings = []
     running = {sighting.service for sighting in facts.look.sightings}
+    matcher = _matcher_of(facts.capacity.services)
     for name, service in facts.capacity.services.items():
         if service.process_pattern is None or name in running:
             continue
-        claims = _claims_of_load(service, facts.capacity.services)
+        claims = _claims_of_load(service, matcher, facts.environ)
         if claims is not None and not any(claim.service == name and not claim.other_program for claim in claims):
             what = f"{name}: its process_pattern matches no process, nor what its load_cmd starts"
             findings.append(warning(what, f"admit service edit {name} process_pattern='...'", name))
@@ -61,8 +61,9 @@ def overlaps(facts: Facts) -> list[Finding]:
     for names, pid in pairs.items():
         what = f"process {pid} is {' and '.join(names)} at once, and charged to each of them"
         findings.append(fault(what, f"admit service edit {names[0]} process_pattern='...'", names[0]))
+    matcher = _matcher_of(services)
     for name, service in services.items():
-        others = [claim for claim in _claims_of_load(service, services) or () if claim.service != name]
+        others = [claim for claim in _claims_of_load(service, matcher, facts.environ) or () if claim.service != name]
         for claim in others:
             if not claim.mention and not claim.other_program and tuple(sorted((name, claim.service))) not in pairs:
                 what = f"{claim.service}: its process_pattern matches what {name}'s load_cmd starts"
@@ -79,17 +80,21 @@ def overlaps(facts: Facts) -> list[Finding]:
     return findings or ok("no process is two services, or charged for a mention")
 
 
-def _claims_of_load(service: Service, services: Mapping[str, Service]) -> tuple[Claim, ...] | None:
-    """What the patterns say of what a load_cmd starts; None where that can't be told from its text."""
-    if service.load_cmd is None:
-        return None
-    found = simple_commands(service.load_cmd, os.environ)
-    if not found or found[-1].argv[0].rsplit("/", 1)[-1] in HANDS_OVER or found[-1].argv[0].endswith(".sh"):
-        return None
-    bare = [
+def _matcher_of(services: Mapping[str, Service]) -> Matcher:
+    """The patterns alone: a load_cmd must not be recognised as such."""
+    return Matcher(
         Service(name, {RAM: 1}, process_pattern=each.process_pattern, program=each.program)
         for name, each in services.items()
         if each.process_pattern is not None
-    ]
-    judged = Matcher(bare).judge("\0".join(found[-1].argv).encode("utf-8", "surrogateescape") + b"\0")
+    )
+
+
+def _claims_of_load(service: Service, matcher: Matcher, environ: Mapping[str, str]) -> tuple[Claim, ...] | None:
+    """What the patterns say of what a load_cmd starts; None where that can't be told from its text."""
+    if service.load_cmd is None:
+        return None
+    found = simple_commands(service.load_cmd, environ)
+    if not found or found[-1].argv[0].rsplit("/", 1)[-1] in HANDS_OVER or found[-1].argv[0].endswith(".sh"):
+        return None
+    judged = matcher.judge("\0".join(found[-1].argv).encode("utf-8", "surrogateescape") + b"\0")
     return judged.claims if judged is not None else ()

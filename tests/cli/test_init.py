@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from admitd.engines import name_of
-from tests.cli.conftest import Desk
+from tests.cli.conftest import Desk, free_port
 from tests.lookalikes import Lookalikes
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="stand-ins by /proc")
@@ -31,7 +31,7 @@ def drafts(desk: Desk) -> list[str]:
 
 def test_a_new_file_is_written_and_never_overwritten(desk: Desk, engines: Lookalikes) -> None:
     model = f"org/{desk.home.name}"
-    pid = engines.start("llama-server", "-m", f"{model}.gguf", "--port", "65001")
+    pid = engines.start("llama-server", "-m", f"{model}.gguf", "--port", str(desk.port))
     done = desk.admit("init", "--yes").must(0)
     assert f"matches process {pid} now and nothing else" in done.err
     assert done.out.startswith(f"{desk.config}: written, ")
@@ -81,7 +81,7 @@ services:
   # the one that I like
   mine:
     ram_budget_mb:   100      # guessed
-    process_pattern: 'llama-server .*--port 65011( |$)'
+    process_pattern: 'llama-server .*--port PORT( |$)'
     program: llama-server
 # the end, with a remark
 live_veto: off
@@ -89,18 +89,18 @@ live_veto: off
 
 
 def test_merge_adds_what_is_missing_and_keeps_every_byte(desk: Desk, engines: Lookalikes) -> None:
-    desk.config.write_text(MINE)
+    mine = MINE.replace("PORT", str(desk.port))  # its own: other runs of this test are on the same machine
+    desk.config.write_text(mine)
     desk.config.chmod(0o640)
-    engines.start("llama-server", "-m", "/m/mine.gguf", "--port", "65011")
-    engines.start("mlx_lm.server", "--model", f"org/{desk.home.name}", "--port", "65012")
+    engines.start("llama-server", "-m", f"/m/mine-{desk.port}.gguf", "--port", str(desk.port))
+    engines.start("mlx_lm.server", "--model", f"org/{desk.home.name}", "--port", str(free_port()))
     done = desk.admit("init", "--merge", "--yes").must(0)
     name = name_of("mlx", desk.home.name)
     assert name in done.out
     text = desk.config.read_text()
-    assert "65011" in text
-    assert "llama-mine" not in text
+    assert f"llama-mine-{desk.port}" not in text
     assert desk.config.stat().st_mode & 0o777 == 0o640
-    before, after = MINE.split("# the end")
+    before, after = mine.split("# the end")
     assert text.startswith(before.rstrip("\n"))
     assert text.endswith("# the end" + after)
     assert "\n\n  # mlx_lm.server. Without --prompt-cache-bytes" in text
