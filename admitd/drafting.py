@@ -27,6 +27,8 @@ _HEAD: Final = """\
 # what is wrong in it, `admit doctor` what does not fit this machine; a running daemon picks up changes by itself.
 # MB means MiB throughout.
 
+version: 1
+
 hosts:
   {host}:
     # The pool that services share is physical - reserved - safety: here {physical} - {reserved} - {safety} = {pool} MB.

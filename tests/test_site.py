@@ -137,6 +137,19 @@ def test_the_line_for_cron_is_one() -> None:
     assert parse(words[1:]) is not None
 
 
+@pytest.mark.parametrize("block", blocks(ROOT / "README.md", "python"))
+def test_the_programs_of_the_readme_run(block: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", block],
+        cwd=ROOT,
+        env={**os.environ, "HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 # The programs of the cookbook, run as they stand but for the port.
 
 

@@ -6,15 +6,13 @@ import shlex
 from typing import Final
 
 from admitd.core import sizing
+from admitd.core.ledger import FAR_BELOW, SETTLED_S, WORTH_TELLING
 from admitd.core.terms import RAM, Command, Service
 from admitd.core.units import MIB, to_mb
 from admitd.doctor.finding import Facts, Finding, fault, ok, warning
 
 NEAR: Final = 0.02
 """A kernel keeps a little for itself, more or less with each version."""
-FAR_BELOW: Final = 0.5
-WORTH_TELLING: Final = 1024 * MIB
-SETTLED_S: Final = 600.0
 WIRED_LEAST: Final = 8192 * MIB
 WIRED_SHARE: Final = 0.15
 """Of the machine; what must stay unwired is the larger of both."""
