@@ -23,7 +23,8 @@ def glimpse(process: ProcessId) -> Glimpse | None:
     if sys.platform == "darwin":
         return _on_darwin(process)
     try:
-        fd = os.open(f"/proc/{process.pid}/stat", os.O_RDONLY | os.O_CLOEXEC)  # `open` takes two more calls, and half as long again
+        # `open` takes two more calls, and half as long again.
+        fd = os.open(f"/proc/{process.pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
         try:
             fields = os.read(fd, 4096).rsplit(b")", 1)[1].split()
         finally:
