@@ -67,6 +67,12 @@ def test_with_admit_nothing_is_killed_and_without_it_the_kernel_kills(tmp_path: 
     assert left == []
 
 
+def test_outside_of_a_room_nothing_is_run() -> None:
+    """earlyoom kills whatever it sees."""
+    with pytest.raises(Skipped, match="not process ids of their own"):
+        room.check_inside(room.pids())
+
+
 BROKEN = [
     ("the kernel killed", {"kernel_kills": 1}),
     ("one has no last word", {"killed": 1, "finished": 6}),

@@ -88,7 +88,9 @@ def one(size: Size, seconds: float, guard: str, results: Results) -> dict[str, A
     """One course, in a group and a room of its own."""
     with tempfile.TemporaryDirectory(prefix="admit-soak-") as folder, group(size.limit_mb << 20) as made:
         results["cgroups"] = made.version
-        course = Course(guard, str(made.path), size.limit_mb, seconds, size.jobs(), size.grow_s, size.work_s, folder)
+        course = Course(
+            guard, str(made.path), size.limit_mb, seconds, size.jobs(), size.grow_s, size.work_s, folder, room.pids()
+        )
         plan = Path(folder, "plan.json")
         plan.write_text(as_json(course))
         done = subprocess.run(
