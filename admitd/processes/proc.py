@@ -108,9 +108,14 @@ def identify(pid: int, root: str = "/proc") -> ProcessId | None:
 
 
 def last_pid(root: str = "/proc") -> int | None:
-    """The pid that was given out last, to a process or a thread: while it stays, nobody was started. It belongs to the
-    pid namespace that asks, as every process in it has a pid there. None where it is not told (gVisor says 0)."""
+    """The pid that was given out last, to a process or a thread: while it stays, nobody was started.
+
+    It is that of the pid namespace that asks, where whoever is started in a namespace below has a pid as well. None
+    where it says nothing: /proc shows another namespace than ours (`unshare --pid` alone), or 0 (gVisor).
+    """
     try:
+        if os.readlink(f"{root}/self") != str(os.getpid()):
+            return None
         fd = open_to_read(f"{root}/loadavg")
     except OSError:
         return None
