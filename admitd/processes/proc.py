@@ -116,7 +116,7 @@ def last_pid(root: str = "/proc") -> int | None:
     try:
         if os.readlink(f"{root}/self") != str(os.getpid()):
             return None
-        fd = open_to_read(f"{root}/loadavg")
+        fd = os.open(f"{root}/loadavg", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
     try:
