@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -48,13 +50,15 @@ SHORT: Final = Size(384, (110, 120, 130, 140, 150, 160), grow_s=0.3, work_s=2.5)
 def main() -> int:
     """Run the courses one after the other, and write the page."""
     options = argparse.ArgumentParser(prog="scripts/memory-pressure-soak", description=__doc__)
-    options.add_argument("--minutes", type=float, default=3.0, help="how long the clients of each course ask (3)")
+    options.add_argument("--minutes", type=minutes_of, default=3.0, help="how long the clients of each course ask (3)")
     options.add_argument("--short", action="store_true", help="a small group, small jobs: shows that it works")
     options.add_argument("--only", action="append", choices=GUARDS, help="only this guard; may be given more than once")
     options.add_argument("--out", type=Path, help="the page to write; docs/reliability.md after a whole run")
     options.add_argument("--json", type=Path, help="where the raw results go")
     given = options.parse_args()
     size = SHORT if given.short else FULL
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as for Ctrl-C: the room and the group go with us
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
     try:
         room.check()
         results = soak(size, given.minutes * 60, given.only or GUARDS)
@@ -72,6 +76,16 @@ def main() -> int:
     for line in broken:
         print(f"memory-pressure-soak: {line}", file=sys.stderr)
     return bool(broken)
+
+
+def minutes_of(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes <= 1440:
+        raise argparse.ArgumentTypeError("a number of minutes: more than 0, and no more than a day")
+    return minutes
 
 
 def soak(size: Size, seconds: float, guards: tuple[str, ...] | list[str]) -> Results:
@@ -96,6 +110,7 @@ def one(size: Size, seconds: float, guard: str, results: Results) -> dict[str, A
         done = subprocess.run(
             room.command(python("-m", "bench.soak.course", str(plan))),
             cwd=ROOT,
+            env={**os.environ, "TMPDIR": folder},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
