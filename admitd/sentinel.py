@@ -55,7 +55,7 @@ class Health:
     rounds: int
     errors: int
     last_round_s_ago: float | None
-    pressure: str
+    pressure: str = "looked at in each round"
 
 
 @dataclass(slots=True)

@@ -182,10 +182,11 @@ def _idling(found: Results, results: Results) -> Iterator[str]:
 
 def _watching(found: Results, results: Results) -> Iterator[str]:
     yield (
-        f"Processor time for {found['seconds']:.0f} s, all of them at the same time, then the system calls of each, "
-        "as strace counts them. Three services are loaded. A round of `admitd` is a look at all services; where none "
-        "was started since the last one, it looks only at those that mattered then. With a safelist, it looks at those "
-        "on it once a second in between. earlyoom and nohang look at the machine's memory, and at no process until "
+        f"Processor time for {found['seconds']:.0f} s, all of them at the same time; then the system calls of each, "
+        "as strace counts them, whose own start makes one round a whole look. Three services are loaded. A round of "
+        "`admitd` is a look at all services; where no process was started since the last one, it looks only at those "
+        "that mattered then. With a safelist, it looks at those on it once a second in between. earlyoom and nohang "
+        "look at the machine's memory, and at no process until "
         "that is short. While anything is started on the machine, every round is a whole look."
     )
     yield ""

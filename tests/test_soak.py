@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ from bench.measuring import Skipped
 from bench.soak import page, room
 from bench.soak.__main__ import ADMIT, GUARDS, KERNEL, SHORT, SKIPPED
 from bench.soak.group import _V1, _V2, Held, _made, group, opened
+from tests.gates import until
 
 ROOT = Path(__file__).parent.parent
 KEPT: dict[str, Any] = {
@@ -65,6 +68,31 @@ def test_with_admit_nothing_is_killed_and_without_it_the_kernel_kills(tmp_path: 
     assert str(tmp_path) not in out.read_text()
     left = [each for root in ("memory", "") for each in Path("/sys/fs/cgroup", root).glob("admit-soak-*")]
     assert left == []
+
+
+@pytest.mark.usefixtures("possible")
+def test_told_to_end_it_leaves_nothing_behind(tmp_path: Path) -> None:
+    """No job, no group, no folder: in the middle of its work it is ended as a service manager would."""
+    command = [sys.executable, "-m", "bench.soak", "--short", "--minutes", "5", "--only", KERNEL]
+    soak = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)}, stderr=subprocess.DEVNULL)
+    group_folders = [Path("/sys/fs/cgroup", root, f"admit-soak-{soak.pid}") for root in ("memory", "")]
+
+    def jobs() -> list[str]:
+        return [each for path in group_folders if path.exists() for each in (path / "cgroup.procs").read_text().split()]
+
+    try:
+        until(jobs, 60)
+    finally:
+        soak.terminate()
+        assert soak.wait(30) == 128 + signal.SIGTERM
+    assert not any(path.exists() for path in group_folders)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_outside_of_a_room_nothing_is_run() -> None:
+    """earlyoom kills whatever it sees."""
+    with pytest.raises(Skipped, match="not process ids of their own"):
+        room.check_inside(room.pids())
 
 
 BROKEN = [

@@ -72,9 +72,9 @@ class LinuxTable:
             look = self._glanced(matcher, launchers, last_pid)
             if look is None:
                 look = self._whole(matcher, launchers)
-                is_calm = last_pid is not None and not look.unread and not self._stuck
-                until_s = time.monotonic() + WHOLE_EVERY_S
-                self._calm = _Calm(last_pid, matcher, until_s, look.count) if is_calm and last_pid else None
+                self._calm = None
+                if last_pid is not None and not look.unread and not self._stuck:
+                    self._calm = _Calm(last_pid, matcher, time.monotonic() + WHOLE_EVERY_S, look.count)
             return look
 
     def _glanced(self, matcher: Matcher, launchers: tuple[int, ...], last_pid: int | None) -> Look | None:
@@ -84,11 +84,11 @@ class LinuxTable:
             return None
         try:
             swept = self._sweep(list(self._claimed), self._memory_of(matcher))
+            if {str(hit.pid): hit for hit in swept.hits} != self._claimed:
+                return None
+            sightings, passed_over = sight(swept.hits, self._details, launchers, os.getpid())
         except CannotSee:
             return None
-        if {str(hit.pid): hit for hit in swept.hits} != self._claimed:
-            return None
-        sightings, passed_over = sight(swept.hits, self._details, launchers, os.getpid())
         seen = {each.process.id.pid for each in sightings} | {each.pid for each in passed_over}
         if any(hit.judgement.claims and hit.pid not in seen for hit in swept.hits):
             return None

@@ -108,10 +108,15 @@ def identify(pid: int, root: str = "/proc") -> ProcessId | None:
 
 
 def last_pid(root: str = "/proc") -> int | None:
-    """The pid that was given out last, to a process or a thread: while it stays, nobody was started. It belongs to the
-    pid namespace that asks, as every process in it has a pid there. None where it is not told (gVisor says 0)."""
+    """The pid that was given out last, to a process or a thread: while it stays, nobody was started.
+
+    It is that of the pid namespace that asks, where whoever is started in a namespace below has a pid as well. None
+    where it says nothing: /proc shows another namespace than ours (`unshare --pid` alone), or 0 (gVisor).
+    """
     try:
-        fd = open_to_read(f"{root}/loadavg")
+        if os.readlink(f"{root}/self") != str(os.getpid()):
+            return None
+        fd = os.open(f"{root}/loadavg", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
     try:

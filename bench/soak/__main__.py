@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -48,13 +50,15 @@ SHORT: Final = Size(384, (110, 120, 130, 140, 150, 160), grow_s=0.3, work_s=2.5)
 def main() -> int:
     """Run the courses one after the other, and write the page."""
     options = argparse.ArgumentParser(prog="scripts/memory-pressure-soak", description=__doc__)
-    options.add_argument("--minutes", type=float, default=3.0, help="how long the clients of each course ask (3)")
+    options.add_argument("--minutes", type=minutes_of, default=3.0, help="how long the clients of each course ask (3)")
     options.add_argument("--short", action="store_true", help="a small group, small jobs: shows that it works")
     options.add_argument("--only", action="append", choices=GUARDS, help="only this guard; may be given more than once")
     options.add_argument("--out", type=Path, help="the page to write; docs/reliability.md after a whole run")
     options.add_argument("--json", type=Path, help="where the raw results go")
     given = options.parse_args()
     size = SHORT if given.short else FULL
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as for Ctrl-C: the room and the group go with us
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
     try:
         room.check()
         results = soak(size, given.minutes * 60, given.only or GUARDS)
@@ -74,6 +78,16 @@ def main() -> int:
     return bool(broken)
 
 
+def minutes_of(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes <= 1440:
+        raise argparse.ArgumentTypeError("a number of minutes: more than 0, and no more than a day")
+    return minutes
+
+
 def soak(size: Size, seconds: float, guards: tuple[str, ...] | list[str]) -> Results:
     """Each guard's course, in a fresh group. Raises Skipped where none can be run at all."""
     results: Results = {"limit_mb": size.limit_mb, "jobs_mb": list(size.jobs_mb), "seconds": seconds, "courses": {}}
@@ -88,12 +102,15 @@ def one(size: Size, seconds: float, guard: str, results: Results) -> dict[str, A
     """One course, in a group and a room of its own."""
     with tempfile.TemporaryDirectory(prefix="admit-soak-") as folder, group(size.limit_mb << 20) as made:
         results["cgroups"] = made.version
-        course = Course(guard, str(made.path), size.limit_mb, seconds, size.jobs(), size.grow_s, size.work_s, folder)
+        course = Course(
+            guard, str(made.path), size.limit_mb, seconds, size.jobs(), size.grow_s, size.work_s, folder, room.pids()
+        )
         plan = Path(folder, "plan.json")
         plan.write_text(as_json(course))
         done = subprocess.run(
             room.command(python("-m", "bench.soak.course", str(plan))),
             cwd=ROOT,
+            env={**os.environ, "TMPDIR": folder},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,

@@ -31,7 +31,8 @@ MARGIN_MB: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """What is run. `jobs`: name -> MiB that it takes. `seconds`: how long clients ask; what runs then still ends."""
+    """What is run. `jobs`: name -> MiB that it takes. `seconds`: how long clients ask; what runs then still ends.
+    `outside`: the process ids of the machine, which this must not see."""
 
     guard: str
     group: str
@@ -41,6 +42,7 @@ class Course:
     grow_s: float
     work_s: float
     folder: str
+    outside: str
 
     @property
     def log(self) -> Path:
@@ -71,6 +73,7 @@ class Course:
 
 def run(course: Course) -> dict[str, Any]:
     """Let the clients ask for as long as the plan says, and see the last job end."""
+    room.check_inside(course.outside)
     group = opened(Path(course.group), course.limit_mb << 20)
     heard = Heard()
     with contextlib.ExitStack() as stack:

@@ -113,8 +113,9 @@ def _notes(told: dict[str, Found]) -> Iterator[str]:
         ended = told["earlyoom"]["ended_by_earlyoom"]
         yield (
             f"- earlyoom runs as Debian ships it (SIGTERM at 10 % available, SIGKILL at 5 %): it sent "
-            f"{ended['SIGTERM']} SIGTERM and {ended['SIGKILL']} SIGKILL. It does what it promises: whoever it ends, "
-            "it ends before the machine stalls. It can't know which start was one too many."
+            f"{ended['SIGTERM']} SIGTERM and {ended['SIGKILL']} SIGKILL, and {told['earlyoom']['kernel_kills']} times "
+            "the kernel was quicker. It keeps a machine usable, which is what it promises; it can't know which start "
+            "was one too many, and so that is started again."
         )
     yield (
         "- A cgroup that is full is killed in at once. A whole machine that is full stalls first, for minutes where it "

@@ -34,7 +34,7 @@ def check() -> None:
     if done.returncode != 0:
         said = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
         raise Skipped(f"no namespaces can be made here: {said}")
-    if done.stdout.strip() == os.readlink("/proc/self/ns/pid"):
+    if done.stdout.strip() == pids():
         raise Skipped("`unshare --pid` makes no process ids of its own here")
 
 
@@ -43,11 +43,20 @@ def command(inside: Sequence[str]) -> list[str]:
     return ["unshare", *_UNSHARE, "sh", "-c", _FIRST, "sh", *inside]
 
 
+def pids() -> str:
+    """The name of the pid namespace that this process is in."""
+    return os.readlink("/proc/self/ns/pid")
+
+
+def check_inside(outside: str) -> None:
+    """Raises Skipped where this is no room: earlyoom would see, and end, the processes of the whole machine."""
+    if pids() == outside or os.readlink("/proc/self") != str(os.getpid()):
+        raise Skipped("these are not process ids of their own")
+
+
 @contextlib.contextmanager
 def meminfo(group: Group, folder: Path) -> Iterator[None]:
     """In here, /proc/meminfo shows the group's memory, 50 times a second. Only ever called inside a room."""
-    if int(Path("/proc/self/stat").read_text().split()[3]) != 1:
-        raise Skipped("this is no room of its own: whoever kills by /proc/meminfo would see the whole machine")
     shown = folder / "meminfo"
     shown.write_bytes(_text(group))
     subprocess.run(["mount", "--bind", str(shown), str(MEMINFO)], check=True)

@@ -33,6 +33,7 @@ class Glances:
         monkeypatch.setattr(self.table, "_look", noting(self.table._look, self.whole))
         monkeypatch.setattr(linux.time, "monotonic", self._clock)
         self._ahead_s = 0.0
+        (fake.root / "self").symlink_to(str(os.getpid()))
         self.last_pid(12)
         for pid, line in ((10, SERVER), (11, OTHER), (12, OTHER)):
             fake.add(pid, line)
@@ -92,6 +93,14 @@ def test_where_the_last_pid_is_not_told_every_glance_is_a_look(glance: Glances, 
     glance.fake.add(11, SERVER)
     assert sorted(pids(glance().sightings)) == [10, 11]
     assert len(glance.whole) == 2
+
+
+def test_the_last_pid_of_another_namespace_says_nothing(glance: Glances) -> None:
+    glance()
+    (glance.fake.root / "self").unlink()
+    (glance.fake.root / "self").symlink_to("1")
+    glance.fake.add(11, SERVER)
+    assert sorted(pids(glance().sightings)) == [10, 11]
 
 
 def test_what_becomes_a_service_without_a_fork_is_seen_within_a_minute(glance: Glances) -> None:
