@@ -61,6 +61,7 @@ def test_a_load_by_keyboard_alone_with_the_token_once(daemon: Daemon, show: Show
     expect(no).to_be_focused()
     keyboard.press("Escape")
     expect(shown.page.locator("#agree")).to_be_hidden()
+    expect(button).to_have_text("Unload")
     keyboard.press("Enter")
     shown.agree("Unload")
     shown.shows("chat", "stopped")
