@@ -51,7 +51,7 @@ export class Acts {
         if (status !== 409) break;
         const next = body.victims && body.victims[0];
         if (!next || !body.victims.every((each) => agreed.includes(each))) return this.refused(body);
-        if (!(await this.stop(next, false))) return;
+        if (!(await this.during(next, "Unloading…", () => this.stop(next, false)))) return;
       }
       await this.start(name);
     });
@@ -121,15 +121,16 @@ export class Acts {
     }
   }
 
-  /** One thing at a time for each service; `work` may end in any way. */
+  /** What `work` came to. One thing at a time for each service; it may end in any way. */
   async during(name, word, work) {
-    if (this.doing.has(name)) return;
+    if (this.doing.has(name)) return undefined;
     this.set(name, word);
     try {
-      await work();
+      return await work();
     } catch (problem) {
       const detail = problem instanceof Gone ? "The daemon was gone before it answered. What it had begun goes on by itself; the table shows it when the daemon is back." : String(problem);
       answers.failure(name, `No answer about ${name}`, { detail });
+      return undefined;
     } finally {
       this.doing.delete(name);
       this.changed();

@@ -9,7 +9,11 @@ const FULL = new Set(["no-headroom", "exclusive", "too-large", "no-available-mem
 /** Show a card about `service`, in place of an older one. `parts`: its elements. `urgent`: told aloud at once. */
 function card(service, kind, title, parts, said, urgent) {
   const list = byId("answers");
-  for (const old of [...list.children]) if (old.dataset.service === service) old.remove();
+  let hadFocus = false;
+  for (const old of [...list.children].filter((each) => each.dataset.service === service)) {
+    hadFocus ||= old.contains(document.activeElement);
+    old.remove();
+  }
   const close = el("button", { type: "button", class: "quiet close", "aria-label": `Dismiss: ${title}` }, "Dismiss");
   const time = el("time", {}, clock(Date.now() / 1000));
   const made = el("article", { class: "card", "data-kind": kind, "data-service": service }, el("h3", { tabIndex: -1 }, title), time, close, ...parts);
@@ -23,6 +27,7 @@ function card(service, kind, title, parts, said, urgent) {
   byId("answers-part").hidden = false;
   say(said, urgent);
   made.scrollIntoView({ block: "nearest" });
+  if (hadFocus) made.querySelector("h3").focus();
 }
 
 const paragraph = (...children) => el("p", {}, ...children);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +61,7 @@ def test_a_load_by_keyboard_alone_with_the_token_once(daemon: Daemon, show: Show
     expect(no).to_be_focused()
     keyboard.press("Escape")
     expect(shown.page.locator("#agree")).to_be_hidden()
+    expect(button).to_have_text("Unload")
     keyboard.press("Enter")
     shown.agree("Unload")
     shown.shows("chat", "stopped")
@@ -114,6 +116,9 @@ def test_a_refusal_has_its_remedy_to_copy_and_room_is_made_by_the_plan(daemon: D
     shown.shows("chat", "stopped")
     shown.shows("coder", "loaded")
     expect(shown.card("coder")).to_contain_text("coder is loaded")
+    expect(shown.card("coder").get_by_role("heading")).to_be_focused()
+    expect(shown.button("chat")).to_have_text("Load")
+    expect(shown.button("coder")).to_have_text("Unload")
 
 
 def test_where_the_plan_has_changed_nothing_more_is_done(daemon: Daemon, show: Show) -> None:
@@ -181,6 +186,6 @@ def test_a_daemon_that_goes_in_the_midst_of_a_load_is_said(tmp_path: Path, show:
         shown.agree("Load")
         shown.give_token()
         until(daemons.naps, 30.0)
-        up.stop()
-        expect(shown.card("never")).to_contain_text("never")
+        up.stop(signal.SIGKILL)
+        expect(shown.card("never")).to_contain_text("The daemon was gone before it answered")
         expect(shown.page.locator("#banner")).to_contain_text("The daemon is gone")

@@ -144,6 +144,21 @@ def test_a_daemon_that_goes_is_said_to_be_gone_and_comes_back_by_itself(tmp_path
         expect(shown.page.locator("#events li", has_text="chat is loaded")).to_be_visible()
 
 
+def test_a_daemon_that_cannot_see_says_why_and_one_of_another_version_is_told(daemon: Daemon, show: Show) -> None:
+    shown = show(daemon)
+    ledger = daemon.capacity()
+    blind = {"title": "The machine cannot be seen", "status": 503, "detail": "/proc says no."}
+    shown.page.route("**/capacity", lambda route: route.fulfill(status=503, json=blind))
+    expect(shown.page.locator("#banner")).to_contain_text("The daemon cannot say what is loaded. /proc says no.")
+    expect(shown.button("lamp")).to_have_attribute("aria-disabled", "true")
+    shown.page.unroute("**/capacity")
+    shown.page.route("**/capacity", lambda route: route.fulfill(json={**ledger, "version": "99.0"}))
+    expect(shown.page.locator("#banner .banner")).to_have_count(0)
+    expect(shown.page.locator("#renewed")).to_contain_text("admit is 99.0 now")
+    with shown.page.expect_navigation():
+        shown.page.get_by_role("button", name="Reload").click()
+
+
 def test_a_capacity_file_that_changes_is_followed(tmp_path: Path, show: Show) -> None:
     with running(tmp_path / "edited", sleeper("chat", 44)) as up:
         shown = show(up)
