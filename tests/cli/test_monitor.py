@@ -168,6 +168,22 @@ def test_keys_sort_turn_and_filter() -> None:
     watch(Fixed({**FULL, "waiting": [], "undeclared": [], "reservations": [], "warnings": []}), look, (100, 30))
 
 
+def test_what_changes_is_shown_and_the_rest_stays_where_it_is() -> None:
+    source = Fixed()
+
+    async def look(watcher: Watcher) -> None:
+        await watcher.press("down", "down")
+        for change in ({"measured_mb": 3999}, {"state": "suspended"}, {"name": "chat-2"}, {"pids": [987_654]}):
+            services = [{**source.ledger["services"][0], **change}, *SERVICES[1:]]
+            source.ledger = {**FULL, "services": services}
+            await watcher.press("r")
+            (value,) = change.values()
+            await watcher.sees(str(value[0] if isinstance(value, list) else value))
+            assert watcher.app._table.chosen == "images"
+
+    watch(source, look)
+
+
 def test_what_was_chosen_stays_chosen_when_the_order_changes() -> None:
     async def look(watcher: Watcher) -> None:
         await watcher.press("down", "down")
