@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual.events import Key
 
 from admit_cli.door import BadSetting
 from admit_cli.monitor import offers, rows
+from admit_cli.monitor.dialogs import Dialog
 from admit_cli.monitor.rows import Order
 from admit_cli.monitor.screen import Monitor
 from admit_cli.monitor.source import Done, Seen
@@ -168,6 +170,22 @@ def test_keys_sort_turn_and_filter() -> None:
     watch(Fixed({**FULL, "waiting": [], "undeclared": [], "reservations": [], "warnings": []}), look, (100, 30))
 
 
+def test_what_changes_is_shown_and_the_rest_stays_where_it_is() -> None:
+    source = Fixed()
+
+    async def look(watcher: Watcher) -> None:
+        await watcher.press("down", "down")
+        for change in ({"measured_mb": 3999}, {"state": "suspended"}, {"name": "chat-2"}, {"pids": [987_654]}):
+            services = [{**source.ledger["services"][0], **change}, *SERVICES[1:]]
+            source.ledger = {**FULL, "services": services}
+            await watcher.press("r")
+            (value,) = change.values()
+            await watcher.sees(str(value[0] if isinstance(value, list) else value))
+            assert watcher.app._table.chosen == "images"
+
+    watch(source, look)
+
+
 def test_what_was_chosen_stays_chosen_when_the_order_changes() -> None:
     async def look(watcher: Watcher) -> None:
         await watcher.press("down", "down")
@@ -253,6 +271,23 @@ def test_what_would_not_end_may_be_killed_after_a_second_question() -> None:
 
     watch(source, look)
     assert source.ran == [(("unload", "chat"),), (("unload", "chat", "--kill"),)]
+
+
+def test_a_question_is_answered_once_however_fast_the_keys_come() -> None:
+    source = Fixed()
+
+    async def look(watcher: Watcher) -> None:
+        await watcher.press("u")
+        await watcher.sees("Unload chat?")
+        asked = watcher.app.screen
+        assert isinstance(asked, Dialog)
+        for key in ("y", "y", "n"):
+            asked.on_key(Key(key, None))
+        await watcher.until(lambda: source.ran)
+        await watcher.sees_no("Unload chat?")
+
+    watch(source, look)
+    assert source.ran == [(("unload", "chat"),)]
 
 
 def test_no_answer_has_a_key_of_the_monitors_own() -> None:

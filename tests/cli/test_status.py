@@ -91,6 +91,25 @@ def test_watch_shows_it_again_until_ctrl_c(desk: Desk) -> None:
     desk.interrupt(watching).must(0)
 
 
+def test_watch_goes_on_without_the_daemon_and_back_to_it_when_it_returns(desk: Desk) -> None:
+    desk.declare(desk.service("big"))
+    watching: subprocess.Popen[str] | None = None
+    for _ in range(2):  # it can go away a second time only for one who went back to it
+        daemon = desk.daemon()
+        watching = watching or desk.begin("status", "--watch", "--json", stderr=subprocess.STDOUT)
+        assert watching.stdout is not None
+        for _ in range(3):
+            assert json.loads(watching.stdout.readline())["host"] == "box"
+        daemon.kill()
+        daemon.wait()
+        line = watching.stdout.readline()
+        while line.startswith("{"):
+            line = watching.stdout.readline()
+        assert line == "admit: no daemon listens; deciding in this process, by the same rules\n"
+    assert watching is not None
+    desk.interrupt(watching)
+
+
 def test_watch_ends_when_nobody_reads_it(desk: Desk) -> None:
     desk.declare(desk.service("big"))
     desk.daemon()
