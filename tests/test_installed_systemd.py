@@ -213,6 +213,7 @@ def test_reservations_and_services_outlive_an_upgrade(here: Installed) -> None:
     assert [each["id"] for each in here.daemon.capacity()["reservations"]] == [held]
     assert here.daemon.state("nap") == "loaded"
     here.systemd.run("kill", str(holder))
+    assert here.admit("install")["changed"] is False, "what was asked for once stands"
     assert here.daemon.act("/services/nap/unload").status == 200
 
 

@@ -17,7 +17,7 @@ from admitd import actuator, handover, installing, serving
 from admitd.core.terms import RAM, Service
 from admitd.handover import Handed
 from admitd.installing import systemd, wanted
-from admitd.installing.wanted import KeeperFailed, NoSupervisor, Wanted
+from admitd.installing.wanted import KeeperFailed, NoSupervisor, State, Wanted
 from tests.daemons import free_port, served, until
 
 
@@ -181,6 +181,18 @@ def test_what_is_carried_over_decides_where_files_are_and_is_no_secret() -> None
     shell = {"PATH": "/a", "HF_HOME": "/models", "HF_TOKEN": "secret", "OLLAMA_MODELS": "", "HOME": "/elsewhere"}
     found = wanted.carried(shell, "/home/me")
     assert (found.pop("PATH").split(":")[0], found) == ("/a", {"HOME": "/home/me", "HF_HOME": "/models"})
+
+
+def test_what_was_installed_is_read_back_whatever_is_in_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    keeper = scripted(tmp_path, "systemctl", "exit 0", monkeypatch)
+    assert keeper.state() == State(installed=False, running=False, said="unknown (unknown)")
+    odd = wanted_of(program='/a "b" \\c/admit', port=2190, config="/$HOME/100%/é.yaml", hardened=False)
+    keeper.install(odd)
+    state = keeper.state()
+    assert (state.command, state.port, state.config) == (tuple(odd.command()), 2190, "/$HOME/100%/é.yaml")
+    assert not state.hardened
+    (tmp_path / ".config/systemd/user/admit.service").write_text("ExecStart='unfinished\n")
+    assert (keeper.state().port, keeper.state().config) == (None, None)
 
 
 # What is handed over

@@ -26,7 +26,7 @@ from tests.daemons import CAPACITY, end_naps, free_port, sleeper, until
 ROOT = Path(__file__).parents[1]
 UV = str(Path(sys.executable).with_name("uv"))
 PIPX = "pipx==1.18.4"
-UNREACHABLE = re.compile(r"connect|network|resolve host|name resolution|timed out|certificate|No solution found", re.I)
+UNREACHABLE = re.compile(r"connect|resolve host|name resolution|error sending request|Failed to fetch|timed out", re.I)
 
 spec = importlib.util.spec_from_file_location("manpages", ROOT / "scripts/gear/manpages.py")
 assert spec is not None and spec.loader is not None
