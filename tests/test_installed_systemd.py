@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from admitd.installing import systemd
+from admitd.installing.wanted import Wanted
 from tests import usersystemd
 from tests.daemons import ADMIT, CAPACITY, ROOT, Daemon, end_naps, free_port, naps, prepared, request, sleeper, until
 from tests.usersystemd import UserSystemd
@@ -124,6 +126,23 @@ def test_systemd_finds_no_fault_in_the_units(here: Installed) -> None:
     checked = here.systemd.run("systemd-analyze", "--user", "verify", str(here.units / "admit.service"))
     said = [line for line in checked.stderr.splitlines() if "admit" in line and "man" not in line]
     assert not said
+
+
+def test_systemd_reads_each_word_as_it_was_written(here: Installed) -> None:
+    """Whatever is in a path or a variable: blanks, quotes, and what systemd would expand."""
+    odd = "a 'b' \"c\" \\ $HOME ${HOME} %h %% é;#"
+    folder = Path(here.daemon.environ["HOME"], "o d d")
+    folder.mkdir()
+    program = folder / "admit"
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@" "$ODD" > "$0.said"\n')
+    program.chmod(0o755)
+    unit = systemd.service_unit(Wanted(str(program), 1, odd, None, "", {"ODD": odd}))
+    (here.units / "odd.service").write_text(unit.replace("Type=notify", "Type=oneshot").replace("Restart=", "#"))
+    here.systemd.ctl("daemon-reload")
+    here.systemd.ctl("start", "odd.service")
+    said = until(lambda: (folder / "admit.said").exists() and (folder / "admit.said").read_text(), WITHIN_S)
+    (here.units / "odd.service").unlink()
+    assert str(said).splitlines() == ["daemon", "run", "--port", "1", "--config", odd, odd]
 
 
 def test_a_second_install_changes_nothing(here: Installed) -> None:

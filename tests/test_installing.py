@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -13,12 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from admit_cli.main import parse
 from admitd import actuator, handover, installing, serving
 from admitd.core.terms import RAM, Service
 from admitd.handover import Handed
 from admitd.installing import systemd, wanted
 from admitd.installing.wanted import KeeperFailed, NoSupervisor, State, Wanted
 from tests.daemons import free_port, served, until
+from tests.test_docs import inline_commands
 
 
 @pytest.mark.parametrize(
@@ -193,6 +196,12 @@ def test_what_was_installed_is_read_back_whatever_is_in_it(monkeypatch: pytest.M
     assert not state.hardened
     (tmp_path / ".config/systemd/user/admit.service").write_text("ExecStart='unfinished\n")
     assert (keeper.state().port, keeper.state().config) == (None, None)
+
+
+def test_every_command_of_the_page_is_one() -> None:
+    commands = inline_commands((Path(__file__).parents[1] / "docs/installing.md").read_text())
+    assert len(commands) > 8
+    assert [each for each in commands if parse(shlex.split(each)[1:]) is None] == ["admit --install-completion"]
 
 
 # What is handed over
