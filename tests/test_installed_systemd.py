@@ -121,6 +121,14 @@ def test_it_is_installed_runs_and_answers(here: Installed) -> None:
     )
 
 
+def test_what_it_said_is_shown(here: Installed) -> None:
+    machine = Path("/etc/machine-id")
+    if not machine.exists() or not machine.read_text().strip():
+        pytest.skip("no journald without /etc/machine-id")
+    said = until(lambda: here.admit("logs", "--lines", "50")["lines"], WITHIN_S)
+    assert any(f"listens on http://127.0.0.1:{here.daemon.port}" in line for line in said)
+
+
 def test_systemd_finds_no_fault_in_the_units(here: Installed) -> None:
     """It ends with 0 whatever it finds, so what it says counts."""
     checked = here.systemd.run("systemd-analyze", "--user", "verify", str(here.units / "admit.service"))

@@ -163,7 +163,7 @@ def scripted(folder: Path, name: str, script: str, monkeypatch: pytest.MonkeyPat
 
 def test_what_it_said_is_what_the_journal_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     keeper = scripted(tmp_path, "journalctl", 'echo "$*"; echo two', monkeypatch)
-    assert keeper.log(7) == ["--user --no-pager --unit=admit.service --lines=7 --quiet", "two"]
+    assert keeper.log(7) == ["--no-pager --user-unit=admit.service --lines=7 --quiet", "two"]
     assert keeper.log_command(7)[-1] == "--follow"
 
 

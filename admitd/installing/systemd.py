@@ -99,7 +99,9 @@ class Systemd:
         return [*self._journal(lines), "--follow"]
 
     def _journal(self, lines: int) -> list[str]:
-        return ["journalctl", "--user", "--no-pager", f"--unit={SERVICE}", f"--lines={lines}"]
+        # Not `--user --unit`: that opens the user's own files alone, and there are none where the journal is not kept
+        # on disk, nor for root; what is looked for stands in the system's files then.
+        return ["journalctl", "--no-pager", f"--user-unit={SERVICE}", f"--lines={lines}"]
 
     def _unit(self) -> str:
         try:
