@@ -39,15 +39,19 @@ class _Daemon:
 def install(values: dict[str, Any]) -> int:
     """Install it, and wait until it answers."""
     home = places.home(os.environ)
-    path = capacity.find(values["config"], os.environ, Path(home))
-    good = capacity.load(path, detect_physical=memory.for_this_system().physical)
-    port = values["port"] or _port()
     keeper = _keeper()
+    before = (
+        keeper.state()
+    )  # what was asked for then stands, until something else is asked for: upgrades ask for nothing
+    named = values["config"] or os.environ.get("ADMIT_CONFIG") or before.config
+    path = capacity.find(named, os.environ, Path(home))
+    good = capacity.load(path, detect_physical=memory.for_this_system().physical)
+    port = values["port"] or (_port() if os.environ.get("ADMIT_PORT") else before.port or _port())
+    hardened = not values["allow_sudo"] and before.hardened
     running = _daemon(port)
     if running is not None and not keeper.state().running:  # asking may have woken the installed one
         pid = f" (pid {running.pid}): end it first, for example by kill {running.pid}" if running.pid else ""
         raise KeeperFailed(f"a daemon that is not installed already answers on 127.0.0.1:{port}{pid}")
-    named = values["config"] or os.environ.get("ADMIT_CONFIG")
     written = keeper.install(
         Wanted(
             program=wanted.program(sys.argv[0], os.environ, sys.prefix),
@@ -56,14 +60,14 @@ def install(values: dict[str, Any]) -> int:
             unix=places.socket_path(os.environ, port),
             log=os.path.join(home, LOG),
             environ=wanted.carried(os.environ, home),
-            hardened=not values["allow_sudo"],
+            hardened=hardened,
         )
     )
     found = _answering(port)
     if found is not None and found.version != __version__:
         keeper.restart()
         found = _answering(port)
-    if keeper.name == "systemd" and not values["allow_sudo"]:
+    if keeper.name == "systemd" and hardened:
         _tell_of_privilege(wanted.needs_privilege(good.services))
     if port != _port():
         tell(f"admit: it listens on port {port}; so that `admit` finds it there, put ADMIT_PORT={port} into your shell")

@@ -268,6 +268,10 @@ def test_the_command_line_shows_all_of_it(
     arrange()
     assert main.dispatch(["daemon", "logs", "--json", "--lines", "1"]) == 0
     assert "live_veto off" in json.loads(capsys.readouterr().out)["lines"][-1]
+    became: list[list[str]] = []
+    monkeypatch.setattr("admitd.actuator.become", became.append)
+    assert main.dispatch(["daemon", "logs", "--follow"]) == 0
+    assert became == [["tail", "-n", "100", "-F", str(mac.log)]]
     assert main.dispatch(["daemon", "stop"]) == 0
     assert main.dispatch(["daemon", "status"]) == 69
     assert "answers   no; next: admit daemon start" in capsys.readouterr().out

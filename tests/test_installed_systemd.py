@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from admitd.installing import systemd
+from admitd.installing.wanted import Wanted
 from tests import usersystemd
 from tests.daemons import ADMIT, CAPACITY, ROOT, Daemon, end_naps, free_port, naps, prepared, request, sleeper, until
 from tests.usersystemd import UserSystemd
@@ -119,11 +121,36 @@ def test_it_is_installed_runs_and_answers(here: Installed) -> None:
     )
 
 
+def test_what_it_said_is_shown(here: Installed) -> None:
+    machine = Path("/etc/machine-id")
+    if not machine.exists() or not machine.read_text().strip():
+        pytest.skip("no journald without /etc/machine-id")
+    said = until(lambda: here.admit("logs", "--lines", "50")["lines"], WITHIN_S)
+    assert any(f"listens on http://127.0.0.1:{here.daemon.port}" in line for line in said)
+
+
 def test_systemd_finds_no_fault_in_the_units(here: Installed) -> None:
     """It ends with 0 whatever it finds, so what it says counts."""
     checked = here.systemd.run("systemd-analyze", "--user", "verify", str(here.units / "admit.service"))
     said = [line for line in checked.stderr.splitlines() if "admit" in line and "man" not in line]
     assert not said
+
+
+def test_systemd_reads_each_word_as_it_was_written(here: Installed) -> None:
+    """Whatever is in a path or a variable: blanks, quotes, and what systemd would expand."""
+    odd = "a 'b' \"c\" \\ $HOME ${HOME} %h %% é;#"
+    folder = Path(here.daemon.environ["HOME"], "o d d")
+    folder.mkdir()
+    program = folder / "admit"
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@" "$ODD" > "$0.said"\n')
+    program.chmod(0o755)
+    unit = systemd.service_unit(Wanted(str(program), 1, odd, None, "", {"ODD": odd}))
+    (here.units / "odd.service").write_text(unit.replace("Type=notify", "Type=oneshot").replace("Restart=", "#"))
+    here.systemd.ctl("daemon-reload")
+    here.systemd.ctl("start", "odd.service")
+    said = until(lambda: (folder / "admit.said").exists() and (folder / "admit.said").read_text(), WITHIN_S)
+    (here.units / "odd.service").unlink()
+    assert str(said).splitlines() == ["daemon", "run", "--port", "1", "--config", odd, odd]
 
 
 def test_a_second_install_changes_nothing(here: Installed) -> None:
@@ -213,6 +240,7 @@ def test_reservations_and_services_outlive_an_upgrade(here: Installed) -> None:
     assert [each["id"] for each in here.daemon.capacity()["reservations"]] == [held]
     assert here.daemon.state("nap") == "loaded"
     here.systemd.run("kill", str(holder))
+    assert here.admit("install")["changed"] is False, "what was asked for once stands"
     assert here.daemon.act("/services/nap/unload").status == 200
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -13,12 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from admit_cli.main import parse
 from admitd import actuator, handover, installing, serving
 from admitd.core.terms import RAM, Service
 from admitd.handover import Handed
 from admitd.installing import systemd, wanted
-from admitd.installing.wanted import KeeperFailed, NoSupervisor, Wanted
+from admitd.installing.wanted import KeeperFailed, NoSupervisor, State, Wanted
 from tests.daemons import free_port, served, until
+from tests.test_docs import inline_commands
 
 
 @pytest.mark.parametrize(
@@ -160,7 +163,7 @@ def scripted(folder: Path, name: str, script: str, monkeypatch: pytest.MonkeyPat
 
 def test_what_it_said_is_what_the_journal_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     keeper = scripted(tmp_path, "journalctl", 'echo "$*"; echo two', monkeypatch)
-    assert keeper.log(7) == ["--user --no-pager --unit=admit.service --lines=7 --quiet", "two"]
+    assert keeper.log(7) == ["--no-pager --user-unit=admit.service --lines=7 --quiet", "two"]
     assert keeper.log_command(7)[-1] == "--follow"
 
 
@@ -181,6 +184,24 @@ def test_what_is_carried_over_decides_where_files_are_and_is_no_secret() -> None
     shell = {"PATH": "/a", "HF_HOME": "/models", "HF_TOKEN": "secret", "OLLAMA_MODELS": "", "HOME": "/elsewhere"}
     found = wanted.carried(shell, "/home/me")
     assert (found.pop("PATH").split(":")[0], found) == ("/a", {"HOME": "/home/me", "HF_HOME": "/models"})
+
+
+def test_what_was_installed_is_read_back_whatever_is_in_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    keeper = scripted(tmp_path, "systemctl", "exit 0", monkeypatch)
+    assert keeper.state() == State(installed=False, running=False, said="unknown (unknown)")
+    odd = wanted_of(program='/a "b" \\c/admit', port=2190, config="/$HOME/100%/é.yaml", hardened=False)
+    keeper.install(odd)
+    state = keeper.state()
+    assert (state.command, state.port, state.config) == (tuple(odd.command()), 2190, "/$HOME/100%/é.yaml")
+    assert not state.hardened
+    (tmp_path / ".config/systemd/user/admit.service").write_text("ExecStart='unfinished\n")
+    assert (keeper.state().port, keeper.state().config) == (None, None)
+
+
+def test_every_command_of_the_page_is_one() -> None:
+    commands = inline_commands((Path(__file__).parents[1] / "docs/installing.md").read_text())
+    assert len(commands) > 8
+    assert [each for each in commands if parse(shlex.split(each)[1:]) is None] == ["admit --install-completion"]
 
 
 # What is handed over

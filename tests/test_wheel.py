@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from tests.daemons import CAPACITY, end_naps, free_port, sleeper, until
 ROOT = Path(__file__).parents[1]
 UV = str(Path(sys.executable).with_name("uv"))
 PIPX = "pipx==1.18.4"
-UNREACHABLE = re.compile(r"connect|network|resolve host|name resolution|timed out|certificate|No solution found", re.I)
+UNREACHABLE = re.compile(r"connect|resolve host|name resolution|error sending request|Failed to fetch|timed out", re.I)
 
 spec = importlib.util.spec_from_file_location("manpages", ROOT / "scripts/gear/manpages.py")
 assert spec is not None and spec.loader is not None
@@ -70,13 +71,15 @@ class Built:
     locked: Path
 
 
+def build(source: Path, what: str, folder: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", what, "-d", str(folder)]
+    subprocess.run(command, cwd=source, check=True, capture_output=True, timeout=60)
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     folder = tmp_path_factory.mktemp("dist")
-    subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
-        cwd=ROOT, check=True, capture_output=True, timeout=60,
-    )  # fmt: skip
+    build(ROOT, "wheel", folder)
     (wheel,) = folder.glob("admit-*.whl")
     lines = re.findall(r"^([A-Za-z0-9_.-]+==[^ ;\\]+)", (ROOT / "requirements/run.txt").read_text(), re.MULTILINE)
     locked = folder / "locked.txt"
@@ -93,6 +96,17 @@ def test_all_that_is_needed_is_in_the_wheel(built: Built, made: dict[str, str]) 
     assert {f"man/man1/{Path(name).name}" for name in made if name.startswith("man/")} <= set(data)
     assert {"bash-completion/completions/admit", "zsh/site-functions/_admit"} <= set(data)
     assert {"fish/vendor_completions.d/admit.fish", "admit/config/capacity.example.yaml"} <= set(data)
+
+
+def test_the_source_archive_makes_the_same_wheel(built: Built, tmp_path: Path) -> None:
+    """Homebrew, and whoever builds it himself, has nothing else."""
+    build(ROOT, "sdist", tmp_path)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as opened:
+        opened.extractall(tmp_path, filter="data")
+    build(archive.with_name(archive.name.removesuffix(".tar.gz")), "wheel", tmp_path)
+    (again,) = tmp_path.glob("*.whl")
+    assert sorted(zipfile.ZipFile(again).namelist()) == sorted(zipfile.ZipFile(built.wheel).namelist())
 
 
 @pytest.fixture

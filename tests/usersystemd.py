@@ -32,7 +32,18 @@ if [ "$HIERARCHIES" = 2 ]; then
 else
     mount -t cgroup2 cgroup2 /sys/fs/cgroup
 fi
-systemd --user --unit="$TARGET" --log-target=console &
+mkdir -p /run/systemd/journal /run/log/journal
+if [ -x /lib/systemd/systemd-journald ]; then /lib/systemd/systemd-journald & fi
+# journald tells a user's units by where they stand among the control groups, as logind arranges them.
+exec_in_its_place='
+    for top in /sys/fs/cgroup /sys/fs/cgroup/unified /sys/fs/cgroup/systemd; do
+        if [ -e "$top/cgroup.procs" ]; then
+            mkdir -p "$top/user.slice/user-0.slice/user@0.service"
+            echo $$ >"$top/user.slice/user-0.slice/user@0.service/cgroup.procs"
+        fi
+    done
+    exec systemd --user --unit="$TARGET" --log-target=console'
+sh -c "$exec_in_its_place" &
 wait
 """
 

@@ -88,15 +88,14 @@ class Launchd:
             running=code == DONE,
             said=known.get(code) or f"launchctl ended with {code}: {_MEANS.get(code, 'unknown')}",
             files=(str(self._plist),) if self._plist.exists() else (),
-            port=self._port(),
+            command=self._command(),
         )
 
-    def _port(self) -> int | None:
+    def _command(self) -> tuple[str, ...]:
         try:
-            command = plistlib.loads(self._plist.read_bytes())["ProgramArguments"]
-            return int(command[command.index("--port") + 1])
-        except (OSError, ValueError, KeyError, IndexError, AttributeError, TypeError):
-            return None  # not there, or not as we wrote it
+            return tuple(map(str, plistlib.loads(self._plist.read_bytes())["ProgramArguments"]))
+        except (OSError, ValueError, KeyError, TypeError, plistlib.InvalidFileException):
+            return ()  # not there, or not as we wrote it
 
     def log(self, lines: int) -> list[str]:
         try:

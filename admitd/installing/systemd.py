@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -84,7 +85,8 @@ class Systemd:
             restarts=_count(shown.get("NRestarts")),
             at_boot=(LINGER / _user()).exists(),
             files=files,
-            port=self._port(),
+            command=self._command(),
+            hardened="\nNoNewPrivileges=yes\n" in self._unit() or not self._unit(),
         )
 
     def log(self, lines: int) -> list[str]:
@@ -97,14 +99,23 @@ class Systemd:
         return [*self._journal(lines), "--follow"]
 
     def _journal(self, lines: int) -> list[str]:
-        return ["journalctl", "--user", "--no-pager", f"--unit={SERVICE}", f"--lines={lines}"]
+        # Not `--user --unit`: that opens the user's own files alone, and there are none where the journal is not kept
+        # on disk, nor for root; what is looked for stands in the system's files then.
+        return ["journalctl", "--no-pager", f"--user-unit={SERVICE}", f"--lines={lines}"]
 
-    def _port(self) -> int | None:
+    def _unit(self) -> str:
         try:
-            found = re.search(r"^ListenStream=127[.]0[.]0[.]1:(\d+)$", self._files[1].read_text(), re.MULTILINE)
+            return self._files[0].read_text()
         except (OSError, ValueError):
-            return None
-        return None if found is None else int(found[1])
+            return ""
+
+    def _command(self) -> tuple[str, ...]:
+        found = re.search(r"^ExecStart=(.*)$", self._unit(), re.MULTILINE)
+        try:
+            words = shlex.split(found[1]) if found is not None else []
+        except ValueError:
+            return ()  # not as we wrote it
+        return tuple(word.replace("$$", "$").replace("%%", "%") for word in words)
 
     def _is_there(self) -> bool:
         return any(path.exists() for path in self._files)

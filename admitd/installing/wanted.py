@@ -74,7 +74,7 @@ class Wanted:
 @dataclass(frozen=True, slots=True)
 class State:
     """How it stands. `said`: the supervisor's own words; `restarts`: how often it had to start it anew; `at_boot`:
-    whether it runs before anybody logs in; `port`: the one that it was installed for."""
+    whether it runs before anybody logs in; `command`: what it was installed to run, and `hardened` how."""
 
     installed: bool
     running: bool
@@ -83,7 +83,23 @@ class State:
     restarts: int | None = None
     at_boot: bool = False
     files: tuple[str, ...] = ()
-    port: int | None = None
+    command: tuple[str, ...] = ()
+    hardened: bool = True
+
+    @property
+    def port(self) -> int | None:
+        """The port that it was installed for."""
+        text = self._option("--port")
+        return int(text) if text is not None and text.isascii() and text.isdigit() else None
+
+    @property
+    def config(self) -> str | None:
+        """The file that it was installed for; None: whichever is found."""
+        return self._option("--config")
+
+    def _option(self, name: str) -> str | None:
+        at = self.command.index(name) + 1 if name in self.command else len(self.command)
+        return self.command[at] if at < len(self.command) else None
 
 
 class Keeper(Protocol):

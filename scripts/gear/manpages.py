@@ -108,7 +108,7 @@ def files() -> dict[str, str]:
     """Every file that is made, by its path, and what is in it."""
     pages = {f"man/{page_name(command)}.1": command_page(command) for command in table.COMMANDS}
     scripts = {f"completions/{name}": completion(shell) for shell, name in COMPLETIONS.items()}
-    return {"man/admit.1": overview(), **pages, **scripts}
+    return {"man/admit.1": overview(), "man/admitd.1": ".so man1/admit-daemon-run.1\n", **pages, **scripts}
 
 
 def main(folder: Path) -> None:
