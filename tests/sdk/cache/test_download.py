@@ -194,7 +194,7 @@ def test_stopped_in_the_middle_it_goes_on_from_there(cache: ModelCache, server: 
         stop.set()
         server.go_on.set()
 
-    stopping = threading.Thread(target=stop_it)
+    stopping = threading.Thread(target=stop_it, daemon=True)
     stopping.start()
     with pytest.raises(Stopped, match="goes on from there"):
         fetch(cache, url, stop=stop)
