@@ -154,9 +154,9 @@ def test_a_server_that_drips_is_followed_byte_by_byte(cache: ModelCache, server:
 def test_a_server_that_falls_silent_is_asked_again(cache: ModelCache, server: Server) -> None:
     url = server.put("/model.gguf", DATA)
     server.next = [Manners(waits_after=MB)]
-    with fetch(cache, url, stall_s=0.3) as held:
+    with fetch(cache, url, stall_s=1.0) as held:
         assert held.path.read_bytes() == DATA
-    assert server.ranges == [None, f"bytes={MB}-"]
+    assert f"bytes={MB}-" in server.ranges
 
 
 def test_a_length_that_only_the_caller_knows_is_enough(cache: ModelCache, server: Server) -> None:
