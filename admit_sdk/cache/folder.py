@@ -4,7 +4,7 @@
     files/SHA256.json       what is said of it: name, origin, size
     downloads/SHA256.part   what has come so far; .json says of what, .lock is held by the one who writes
     references/...          one file for each use by an app; see references.py
-    lock                    held while anything above appears or goes, and never while anything is downloaded
+    references/lock         held while anything here appears or goes, and never while anything is downloaded
 
 There is no index that could be wrong: the folder is the index, read anew each time. A file gets its name in files/ by
 one rename, once all of it is verified and on the disk, so nothing half-written is ever there to be found.
@@ -46,7 +46,7 @@ class Folder:
         self.files = root / "files"
         self.downloads = root / "downloads"
         self.references = root / "references"
-        self._lock = MachineLock(root / "lock", self.prepare)
+        self._lock = MachineLock(self.references / "lock", self.prepare)
 
     def prepare(self) -> None:
         """Make the folders, for their owner alone. A root that was there before may be looked into by others, and stays
@@ -133,9 +133,10 @@ class Folder:
 
     def sweep(self) -> None:
         """Under the lock: remove what a crash has left that is neither a file nor a download."""
-        for folder in (self.files, self.downloads):
+        for folder in (self.files, self.downloads, self.references):
             for path in folder.glob(".*"):
-                path.unlink(missing_ok=True)  # notes are written under the lock: nobody is writing this one
+                # Notes are written under the lock, so nobody is writing this one; whoever makes a lock makes it again.
+                path.unlink(missing_ok=True)
         for note in self.files.glob("*.json"):
             if not note.with_suffix("").exists():
                 note.unlink(missing_ok=True)

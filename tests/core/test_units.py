@@ -111,3 +111,19 @@ def test_a_duration_is_shown_in_its_shortest_spelling(seconds: float, shown: str
 @given(st.integers(0, 10**8))
 def test_a_shown_duration_is_read_back(seconds: int) -> None:
     assert units.parse_duration(units.show_duration(seconds)) == seconds
+
+
+@pytest.mark.parametrize(
+    ("amount", "shown"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (3 << 19, "1.5 MiB"),
+        (20 << 30, "20.0 GiB"),
+        (5 << 50, "5120.0 TiB"),
+        (-2048, "-2.0 KiB"),
+    ],
+)
+def test_amounts_for_people(amount: int, shown: str) -> None:
+    assert units.show_amount(amount) == shown

@@ -23,7 +23,12 @@ def download(server: Server, cache: Path, repo: str, files: dict[str, bytes], co
         server.put(f"/{repo}/resolve/main/{name}", data, f'"{sha256(data)}"')
     server.always = Manners(headers={"X-Repo-Commit": commit})
     environ = {**os.environ, "HF_HUB_CACHE": str(cache), "HF_HOME": str(cache.parent), "HF_ENDPOINT": server.url}
-    environ |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    environ |= {
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
     command = [sys.executable, "-c", PROGRAM, repo, "main", *files]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr

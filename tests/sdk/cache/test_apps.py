@@ -70,7 +70,7 @@ def test_many_processes_at_once_without_any_order(server: Server, start: Start, 
 def test_threads_of_one_process_download_it_once(cache: ModelCache, server: Server) -> None:
     url = server.put("/model.gguf", DATA)
     held: list[Held] = []
-    threads = [threading.Thread(target=lambda: held.append(cache.fetch(url, SHA))) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: held.append(cache.fetch(url, SHA)), daemon=True) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -204,7 +204,7 @@ def test_asking_whether_a_file_is_open_disturbs_nobody_who_opens_it(tmp_path: Pa
             path.read_bytes()
             opened.append(1)
 
-    thread = threading.Thread(target=open_and_close)
+    thread = threading.Thread(target=open_and_close, daemon=True)
     thread.start()
     answers = {is_opened(path) for _ in range(3_000)}
     until(lambda: len(opened) > 100, "it was opened")

@@ -154,9 +154,9 @@ def test_a_server_that_drips_is_followed_byte_by_byte(cache: ModelCache, server:
 def test_a_server_that_falls_silent_is_asked_again(cache: ModelCache, server: Server) -> None:
     url = server.put("/model.gguf", DATA)
     server.next = [Manners(waits_after=MB)]
-    with fetch(cache, url, stall_s=0.3) as held:
+    with fetch(cache, url, stall_s=1.0) as held:
         assert held.path.read_bytes() == DATA
-    assert server.ranges == [None, f"bytes={MB}-"]
+    assert f"bytes={MB}-" in server.ranges
 
 
 def test_a_length_that_only_the_caller_knows_is_enough(cache: ModelCache, server: Server) -> None:
@@ -194,7 +194,7 @@ def test_stopped_in_the_middle_it_goes_on_from_there(cache: ModelCache, server: 
         stop.set()
         server.go_on.set()
 
-    stopping = threading.Thread(target=stop_it)
+    stopping = threading.Thread(target=stop_it, daemon=True)
     stopping.start()
     with pytest.raises(Stopped, match="goes on from there"):
         fetch(cache, url, stop=stop)

@@ -56,13 +56,15 @@ def test_a_download_pauses_until_there_is_room(where: Path, server: Server) -> N
     done: list[bytes] = []
 
     def fetch() -> None:
-        with cache.fetch(server.put("/model.gguf", DATA), SHA, on_progress=told.append) as mine:
+        url = server.put("/model.gguf", DATA)
+        with cache.fetch(url, SHA, size_bytes=len(DATA), on_progress=told.append) as mine:
             done.append(mine.path.read_bytes())
 
-    thread = threading.Thread(target=fetch)
+    thread = threading.Thread(target=fetch, daemon=True)
     thread.start()
-    until(lambda: any(each.state is State.PAUSED for each in told), "it pauses")
+    until(lambda: len([each for each in told if each.state is State.PAUSED]) > 3, "it pauses")
     assert not done
+    assert len(server.asked) == 1  # for the other one: no server is kept waiting by a pause
     assert held.path.read_bytes() == other
     (why,) = {each.why for each in told if each.state is State.PAUSED}
     pid = os.getpid()
@@ -132,7 +134,7 @@ def test_a_disk_that_others_fill_in_the_middle(small_disk: Path, server: Server)
         with cache.fetch(url, SHA, on_progress=told.append) as mine:
             done.append(mine.path.read_bytes())
 
-    thread = threading.Thread(target=fetch)
+    thread = threading.Thread(target=fetch, daemon=True)
     thread.start()
     part = small_disk / "models" / "downloads" / f"{SHA}.part"
     until(lambda: part.exists() and part.stat().st_size == MB, "a MB has come")
@@ -175,6 +177,19 @@ def test_no_space_left_at_any_byte(
         assert held.path.read_bytes() == DATA
     assert failed
     assert server.ranges == [None, f"bytes={fails_after}-" if fails_after else None]
+
+
+def test_a_disk_that_takes_no_byte_at_all_ends_the_wait(
+    cache: ModelCache, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quota may say no where the disk has room."""
+
+    def write(fd: int, data: bytes) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(download, "write_all", write)
+    with pytest.raises(NoRoom, match=r"within 0\.1 s: the disk is full"):
+        cache.fetch(server.put("/model.gguf", DATA), SHA, wait_s=0.1)
 
 
 def test_a_note_for_which_there_is_no_space_is_done_without(
