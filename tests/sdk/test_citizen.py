@@ -280,6 +280,35 @@ def test_what_was_kept_stands_where_more_is_refused(daemon: Daemon) -> None:
     assert of(daemon, "keeps") == []
 
 
+def test_an_app_takes_nothing_that_somebody_waits_for(daemon: Daemon) -> None:
+    first = {"pid": os.getpid(), "budget_mb": 4_000}
+    assert daemon.ask("POST", "/apps/first", first).status == 200
+    told: list[int] = []
+    wanted = {"service": "llm", "holder_pid": os.getpid(), "wait_s": 60}
+    waiting = threading.Thread(target=lambda: told.append(daemon.ask("POST", "/admit", wanted).status))
+    waiting.start()
+    until(lambda: daemon.capacity()["waiting"])
+    refused = daemon.ask("POST", "/apps/second", {"pid": os.getpid(), "budget_mb": 3_000})
+    assert (refused.status, refused.json()["reason"]) == (409, "queued")
+
+    assert daemon.ask("POST", "/apps/first", {**first, "budget_mb": 0}).status == 200
+    waiting.join(60)
+    assert told == [200]
+    (held,) = daemon.capacity()["reservations"]
+    assert daemon.ask("DELETE", f"/reservations/{held['id']}").status == 204
+
+
+def test_what_was_kept_and_given_back_is_remembered_once(daemon: Daemon) -> None:
+    for budget in (700, 700, 800, 0, 0):
+        assert daemon.ask("POST", "/apps/noted", {"pid": os.getpid(), "budget_mb": budget}).status == 200
+    events = daemon.ask("GET", "/events?service=noted").json()["events"]
+    assert [(each["kind"], each["numbers"].get("budget_mb")) for each in events] == [
+        ("admitted", 700),
+        ("admitted", 800),
+        ("given_back", None),
+    ]
+
+
 def test_what_is_kept_for_an_app_ends_with_it(daemon: Daemon) -> None:
     other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     ask = {"pid": other.pid, "budget_mb": 500, "held_mb": 20}
