@@ -47,7 +47,19 @@ def measure(files: Iterable[Path] = ()) -> Holdings:
         if held is None:
             raise OSError("the system does not tell what this process holds")
         return Holdings(held, gpu=gpu)
-    return _from_smaps(tuple(os.fsencode(path.resolve()) for path in files), gpu)
+    paths = tuple(os.fsencode(path.resolve()) for path in files)
+    return _from_smaps(paths, gpu) if paths else _from_status(gpu)
+
+
+def _from_status(gpu: int | None) -> Holdings:
+    """/proc/self/status (proc(5)): 0.1 ms, where a pass over the map takes 20 and more."""
+    amounts = {b"RssAnon": 0, b"VmSwap": 0, b"VmRSS": 0}
+    with open("/proc/self/status", "rb") as file:
+        for line in file:
+            label, _, rest = line.partition(b":")
+            if label in amounts:
+                amounts[label] = _kib(rest)
+    return Holdings(amounts[b"RssAnon"] + amounts[b"VmSwap"], 0, 0, gpu, amounts[b"VmRSS"])
 
 
 def _from_smaps(paths: tuple[bytes, ...], gpu: int | None) -> Holdings:

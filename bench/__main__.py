@@ -18,7 +18,18 @@ from bench.measuring import FULL, QUICK, Plan, Results, Skipped
 from bench.native import OUT
 from bench.world import ROOT
 
-PARTS: Final = ("changing", "matching", "leases", "starting", "idling", "stalling", "deciding", "serving", "governing")
+PARTS: Final = (
+    "changing",
+    "matching",
+    "leases",
+    "starting",
+    "idling",
+    "stalling",
+    "deciding",
+    "serving",
+    "governing",
+    "swapping",
+)
 PAGE: Final = ROOT / "docs" / "performance.md"
 
 
