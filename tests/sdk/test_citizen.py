@@ -250,6 +250,25 @@ def test_an_app_asks_before_it_grows_and_gives_back_what_it_needs_no_more(daemon
         assert governor.free_bytes == 1 << 30
 
 
+def test_nothing_more_is_granted_before_it_is_given_back(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    governor = MemoryGovernor(4_000 * MIB, soft=1_000 * MIB, name="shrinks", watch=False)
+    asked: list[tuple[int, int]] = []
+
+    def ask(environ: object, name: str, budget: int, held: int) -> door.Told:
+        asked.append((budget // MIB, governor.free_bytes // MIB))
+        return door.Granted(budget)
+
+    monkeypatch.setattr(door, "ask", ask)
+    citizen = Citizen(governor, path=path, environ={"HOME": str(tmp_path)}, memory=Machine())
+    citizen.more(2_000 * MIB)
+    citizen.turn()
+    citizen.turn()
+    assert asked == [(2_048, 4_000), (1_000, 1_000)]
+    citizen.close()
+
+
 def test_an_app_that_does_not_fit_is_told_by_the_daemon_what_would_help(daemon: Daemon) -> None:
     assert daemon.act("/services/llm/load").status == 200
     governor = MemoryGovernor("4GiB", name="large", watch=False)
