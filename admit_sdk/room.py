@@ -21,6 +21,8 @@ from admitd.core.verdict import Reason
 
 LOOK_AGAIN_S = 0.25
 """How long who waits for room sleeps at most, though a change of any worker wakes him."""
+EVICTING_S = 60.0
+"""How long an eviction that was begun is waited for: a library that hangs as it unloads must not hang who asks."""
 RESOURCE = "memory of the app's budget"
 
 
@@ -50,7 +52,7 @@ class Room:
         `evict`: idle models may go for it. Raises MemoryExhausted, and ResourceNotAvailableError beyond the hard limit.
         """
         governor, size = self._governor, need.together
-        deadline_s = time.monotonic() + wait_s
+        began_s = time.monotonic()
         if size > governor.soft_bytes:
             raise self._refused(model, need, smaller, self._left(), Reason.TOO_LARGE)
         while True:
@@ -63,10 +65,12 @@ class Room:
                     return governor.try_allocate(size, holder=model.name)
                 on_their_way = governor.evictions.pending
             if evict and not on_their_way:
-                plan = governor.evictions.plan(size - min(left, governor.free_bytes))
-                on_their_way = governor.evictions.put(plan or (), f"{model.name} needs {to_mb(size)} MB")
+                plan = governor.evictions.plan(size - min(left, governor.free_bytes)) or ()
+                governor.evictions.put(plan, f"{model.name} needs {to_mb(size)} MB")
                 self._unload()
-            if not on_their_way and (not evict or time.monotonic() >= deadline_s):
+                on_their_way = len(plan)
+            patience_s = max(wait_s, EVICTING_S) if on_their_way else wait_s
+            if time.monotonic() - began_s >= patience_s:
                 raise self._refused(model, need, smaller, left, Reason.NO_HEADROOM)
             with self._lock:
                 self._lock.wait(LOOK_AGAIN_S)

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from admit_sdk import pool as pool_module
+from admit_sdk import holdings
 from admit_sdk.errors import (
     MemoryExhausted,
     ModelFailed,
@@ -109,6 +109,35 @@ def test_a_request_that_fails_takes_the_model_nowhere(make: Make, backend: Count
     backend.at_token = lambda _: None
     assert pool.ask("a", ask()).tokens == 2
     assert backend.loads == ["a"]
+
+
+def test_where_the_system_has_no_room_for_a_thread_everything_is_given_back(
+    make: Make, backend: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    pool = make(model("a"))
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_room)
+        with pytest.raises(ModelFailed, match="a could not be loaded: the system has no room for a thread"):
+            pool.ask("a", ask())
+    assert pool.governor.allocated_bytes == 0
+    assert not pool.status()
+    assert pool.ask("a", ask()).tokens == 2
+
+
+def test_the_app_hears_what_happens_to_its_models(make: Make, backend: Counting) -> None:
+    heard: list[tuple[str, State]] = []
+
+    def hear(name: str, state: State) -> None:
+        heard.append((name, state))
+        raise ZeroDivisionError("the app's own fault")
+
+    pool = make(model("a"), told=hear)
+    pool.ask("a", ask())
+    assert pool.evict("a") == 1
+    assert heard == [("a", State.LOADING), ("a", State.READY), ("a", State.DEAD)]
 
 
 # Workers.
@@ -222,14 +251,14 @@ def test_on_a_battery_the_smaller_variant_answers(make: Make, backend: Counting)
 def test_the_apps_own_heap_counts(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = make(model("a"), model("b"))
     pool.ask("a", ask())
-    monkeypatch.setattr(pool_module, "measure", lambda files=(): Holdings(280 * MIB))
+    monkeypatch.setattr(holdings, "measure", lambda files=(): Holdings(280 * MIB))
     with pytest.raises(MemoryExhausted, match="the app's own heap takes what is missing"):
         pool.submit("b", ask())
 
 
 def test_beyond_the_hard_limit_nothing_is_loaded(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = make(model("a"))
-    monkeypatch.setattr(pool_module, "measure", lambda files=(): Holdings(301 * MIB))
+    monkeypatch.setattr(holdings, "measure", lambda files=(): Holdings(301 * MIB))
     with pytest.raises(ResourceNotAvailableError, match="nothing is loaded while the app holds 301 MB") as told:
         pool.submit("a", ask())
     assert told.value.resource == "memory below the hard limit"
