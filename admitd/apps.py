@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from admitd.core import admission, chronicle
 from admitd.core.events import Event
 from admitd.core.terms import RAM, ProcessId, Request, Reservation, Service
-from admitd.core.verdict import Admitted, Refused
+from admitd.core.verdict import Admitted, Refused, Wait
 from admitd.gate import TRIES, Answer, Ask, Gate, overtaken
 from admitd.record import LONGEST_S
 from admitd.reservations import Busy
@@ -79,7 +79,7 @@ class AppGate(Gate):
                 ahead = [each for each in scene.ledger.waiters if each.order < request.order]
                 verdict = admission.decide(scene.ledger, scene.reading, request, ahead)
                 if isinstance(verdict, Refused):
-                    return verdict, None
+                    return _for_an_app(verdict), None
                 made = self.records.reserve(lock, service, app)
                 self._give_back(mine)
                 if isinstance(verdict, Admitted) and [each.budget for each in mine] != [service.budget]:
@@ -122,6 +122,15 @@ class AppGate(Gate):
     def _give_back(self, reservations: Sequence[Reservation]) -> None:
         for each in reservations:
             self.records.give_back(each.id)
+
+
+def _for_an_app(refused: Refused) -> Refused:
+    """Without the commands that wait in the queue: `admit load` loads services, and an app asks again by itself."""
+    return replace(
+        refused,
+        remedy=None if isinstance(refused.remedy, Wait) else refused.remedy,
+        blockers=tuple(replace(b, remedy=None if isinstance(b.remedy, Wait) else b.remedy) for b in refused.blockers),
+    )
 
 
 def _is_for(reservation: Reservation, name: str, app: ProcessId) -> bool:

@@ -372,6 +372,7 @@ def test_an_app_takes_nothing_that_somebody_waits_for(daemon: Daemon) -> None:
     until(lambda: daemon.capacity()["waiting"])
     refused = daemon.ask("POST", "/apps/second", {"pid": os.getpid(), "budget_mb": 3_000})
     assert (refused.status, refused.json()["reason"]) == (409, "queued")
+    assert refused.json()["remedy"] is None  # `admit load` loads services
 
     assert daemon.ask("POST", "/apps/first", {**first, "budget_mb": 0}).status == 200
     waiting.join(60)
