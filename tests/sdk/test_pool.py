@@ -3,11 +3,13 @@ test_pool_models.py."""
 
 from __future__ import annotations
 
+import os
 import threading
+from pathlib import Path
 
 import pytest
 
-from admit_sdk import holdings
+from admit_sdk import holdings, machine, statefile
 from admit_sdk.errors import (
     MemoryExhausted,
     ModelFailed,
@@ -16,7 +18,10 @@ from admit_sdk.errors import (
 from admit_sdk.holdings import Holdings
 from admit_sdk.lifecycle import State
 from admit_sdk.models import Model
+from admitd.core.governing import App
+from admitd.core.terms import RAM
 from admitd.core.units import MIB
+from admitd.processes.glimpse import identify
 from tests.gates import until
 from tests.sdk.counting import Counting, Make, ask, model, states
 
@@ -262,6 +267,45 @@ def test_beyond_the_hard_limit_nothing_is_loaded(make: Make, monkeypatch: pytest
     with pytest.raises(ResourceNotAvailableError, match="nothing is loaded while the app holds 301 MB") as told:
         pool.submit("a", ask())
     assert told.value.resource == "memory below the hard limit"
+
+
+@pytest.mark.parametrize(
+    ("available_mb", "app", "suggestion"),
+    [
+        (90, ("Notes", 900 * MIB), "close Notes, which holds 900 MB"),
+        (90, None, "close programs that hold memory, and ask again"),
+        (90, ("Idle", 0), "close programs that hold memory, and ask again"),
+        (150, ("Notes", 900 * MIB), "ask small instead, its smaller variant, which needs 100 MB"),
+    ],
+)
+def test_a_machine_that_has_no_room_refuses_too_and_names_an_app_to_close(
+    make: Make, monkeypatch: pytest.MonkeyPatch, available_mb: int, app: tuple[str, int] | None, suggestion: str
+) -> None:
+    pool = make(model("a", 200, smaller="small"), model("small"))
+    monkeypatch.setattr(machine, "available", lambda: available_mb * MIB)
+    monkeypatch.setattr(machine, "largest_app", lambda: app)
+    with pytest.raises(MemoryExhausted) as told:
+        pool.submit("a", ask())
+    assert (told.value.resource, told.value.required, told.value.available, told.value.suggestion) == (
+        "memory of this machine",
+        200 * MIB,
+        available_mb * MIB,
+        suggestion,
+    )
+    monkeypatch.setattr(machine, "available", lambda: 200 * MIB)
+    assert pool.ask("a", ask()).tokens == 2
+
+
+def test_the_app_that_holds_the_most_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the file in which apps tell of each other; this process is not one to close."""
+    path = tmp_path / "state.json"
+    monkeypatch.setattr(statefile, "default_path", lambda _: path)
+    assert machine.largest_app() is None
+    parent, own = (identify(pid) for pid in (os.getppid(), os.getpid()))
+    assert parent is not None and own is not None
+    for process, name, megabytes in ((own, "me", 900), (parent, "notes", 300), (parent, "mail", 500)):
+        statefile.write(path, App(process, name, {RAM: 1000 * MIB}, {RAM: megabytes * MIB}))
+    assert machine.largest_app() == ("mail", 500 * MIB)
 
 
 def test_what_a_daemon_says_is_passed_on(make: Make, backend: Counting) -> None:
