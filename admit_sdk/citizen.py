@@ -33,7 +33,7 @@ RENEW_S: Final = 600.0
 AGAIN_S: Final = 1.0
 """How soon it is asked again for what was denied."""
 STEP_BYTES: Final = 256 << 20
-"""Growth is asked for in steps, so that a KV cache that grows does not ask at each token."""
+"""Growth is asked for in steps, so that a KV cache that grows does not ask at each token; what is held is told so."""
 
 
 class Citizen:
@@ -55,6 +55,9 @@ class Citizen:
         self._path = path or statefile.default_path(self._environ)
         self._memory = memory
         self._lock = threading.Lock()
+        self._one_turn = threading.Lock()
+        self._closed = False
+        self._told_held = 0
         self._wanted = governor.soft_bytes
         self._kept: int | None = None
         self._asked_s = float("-inf")
@@ -80,7 +83,12 @@ class Citizen:
 
     def close(self) -> None:
         """Take the entry out and give the budget back. The governor goes by its own limit alone from then on."""
+        self._closed = True
         self._rounds.stop()
+        with self._one_turn:  # one that is under way ends first, and none comes after it
+            self._leave()
+
+    def _leave(self) -> None:
         self._governor.ask_before_growing(self._governor.whole_bytes, None)
         if isinstance(self.daemon, door.Granted):
             door.ask(self._environ, self._governor.name, 0, 0)
@@ -101,6 +109,12 @@ class Citizen:
 
     def turn(self) -> float:
         """Tell what is new and ask for what is wanted; returns seconds until the next time."""
+        with self._one_turn:
+            if not self._closed:
+                self._look_round()
+        return EVERY_S
+
+    def _look_round(self) -> None:
         held = self._governor.allocated_bytes
         with self._lock:
             # What somebody asked for and did not get counts once; what is held counts as long as it is.
@@ -108,7 +122,6 @@ class Citizen:
             self._wanted = 0
         budget = self._ask(wanted, held)
         self._enter(budget, held)
-        return EVERY_S
 
     def _ask(self, wanted: int, held: int) -> int:
         """Ask the daemon, where there is something to ask; returns the budget to tell others."""
@@ -116,24 +129,34 @@ class Citizen:
         budget = self._governor.soft_bytes
         if wanted > budget:
             budget = min(self._governor.whole_bytes, -(-wanted // STEP_BYTES) * STEP_BYTES)
-        patience_s = RENEW_S if budget == self._kept else AGAIN_S
+        is_news = abs(held - self._told_held) >= STEP_BYTES
+        patience_s = RENEW_S if budget == self._kept and not is_news else AGAIN_S
         if budget in (self._kept, self._denied) and now_s - self._asked_s < patience_s:
             return self._kept or 0
         if self._kept is not None and budget < self._kept:
             # First nothing more is granted, and then it is given back: never the other way round.
-            self._governor.set_ceiling(max(budget, held))
-        self._asked_s = now_s
+            self._governor.set_ceiling(budget)
+            held = self._governor.allocated_bytes
+            if held > budget:  # somebody took it in between
+                self._governor.set_ceiling(self._kept)
+                return self._kept
+        self._asked_s, self._told_held = now_s, held
         told = door.ask(self._environ, self._governor.name, budget, held)
         self.daemon = told
         self._denied = budget if isinstance(told, door.Denied) else None
         if isinstance(told, door.Granted):
-            self._kept = told.budget
+            self._kept, self._told = told.budget, ""
             self._governor.ask_before_growing(told.budget, self.more)
         elif isinstance(told, door.Denied):
             # What was kept before stands; where nothing was, there is nothing that may be allocated.
             self._told = f"{told.why} {f'run: {told.remedy}' if told.remedy else ''}".strip()
             self._governor.ask_before_growing(self._kept or 0, self.more)
             return self._kept or 0
+        elif told.listens and self._kept is not None:
+            # It is there and gives no answer: what it kept stands, and nothing more is taken.
+            self._told = told.why
+            self._governor.set_ceiling(self._kept)
+            return self._kept
         else:
             self._kept = None
             self._governor.ask_before_growing(self._governor.whole_bytes, None)

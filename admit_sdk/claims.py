@@ -177,11 +177,8 @@ class Claims:
     def set_ceiling(self, ceiling_bytes: int) -> None:
         """What may be allocated from now on, all together. What stands beyond it stays; what comes is refused."""
         with self._lock:
-            if self._loose or self._torn:
-                self._settle()
-            self._torn = True
             self._ceiling = ceiling_bytes
-            self._settle()
+            self._torn = True  # whoever is next counts anew
             self._line.ring_first()
 
     # Threads.

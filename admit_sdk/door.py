@@ -35,9 +35,10 @@ class Denied:
 
 @dataclass(frozen=True, slots=True)
 class NoDaemon:
-    """Nobody answers, or nobody who knows of apps."""
+    """Nobody answers, or nobody who knows of apps. `listens`: there is one, and it did not get to answering."""
 
     why: str
+    listens: bool = False
 
 
 Told = Granted | Denied | NoDaemon
@@ -52,13 +53,15 @@ def ask(environ: Mapping[str, str], name: str, budget_bytes: int, held_bytes: in
     }
     try:
         status, said = _post(environ, f"/apps/{name}", body)
+    except TimeoutError:
+        return NoDaemon(f"the daemon gave no answer in {ANSWER_S:g} s", listens=True)
     except (OSError, ValueError, http.client.HTTPException) as problem:
         return NoDaemon(f"no daemon answers: {problem or type(problem).__name__}")
     if status == 200 and type(said.get("budget_mb")) is int:
         return Granted(from_mb(said["budget_mb"]))
     if status == 409:
         return Denied(str(said.get("detail", "")), str(said.get("remedy") or ""))
-    return NoDaemon(f"the daemon answered {status}: {said.get('detail', 'nothing')}")
+    return NoDaemon(f"the daemon answered {status}: {said.get('detail', 'nothing')}", listens=status >= 500)
 
 
 def _post(environ: Mapping[str, str], path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:

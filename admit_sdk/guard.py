@@ -40,10 +40,8 @@ class AllocationGuard:
     @property
     def used_bytes(self) -> int | None:
         """What is really used, as it was last reported or is measured now; None where nobody said."""
-        try:
-            return self._measure()
-        except AttributeError:
-            return getattr(self, "_used", None)
+        measure: Callable[[], int] | None = getattr(self, "_measure", None)
+        return getattr(self, "_used", None) if measure is None else measure()
 
     @property
     def released(self) -> bool:

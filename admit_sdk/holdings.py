@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from admitd.core.terms import ProcessId
+
+FRESH_SHARE: Final = 0.01
+"""A reading of what is mapped stands until reading it takes at most this share of the time: 5 to 17 ms a GiB each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,38 @@ def measure(files: Iterable[Path] = ()) -> Holdings:
         if held is None:
             raise OSError("the system does not tell what this process holds")
         return Holdings(held, gpu=gpu)
-    return _from_smaps(tuple(os.fsencode(path.resolve()) for path in files), gpu)
+    paths = tuple(os.fsencode(path.resolve()) for path in files)
+    return _from_smaps(paths, gpu) if paths else _from_status(gpu)
+
+
+class Measuring:
+    """Measures again and again, and reads what is mapped only as often as that is cheap. For any thread."""
+
+    def __init__(self) -> None:
+        self._known: tuple[tuple[Path, ...], Holdings, float] = ((), Holdings(0), 0.0)
+
+    def measure(self, files: Iterable[Path]) -> Holdings:
+        """As `measure`; what is mapped may be some seconds old where the files are those of then. Raises OSError."""
+        now = tuple(files)
+        before, held, fresh_until_s = self._known
+        began_s = time.monotonic()
+        if now and now == before and began_s < fresh_until_s:
+            return replace(measure(), mapped=held.mapped, mapped_share=held.mapped_share)
+        held = measure(now)
+        took_s = time.monotonic() - began_s
+        self._known = (now, held, began_s + took_s + took_s / FRESH_SHARE)
+        return held
+
+
+def _from_status(gpu: int | None) -> Holdings:
+    """/proc/self/status (proc(5)): 0.1 ms, where a pass over the map takes 20 and more."""
+    amounts = {b"RssAnon": 0, b"VmSwap": 0, b"VmRSS": 0}
+    with open("/proc/self/status", "rb") as file:
+        for line in file:
+            label, _, rest = line.partition(b":")
+            if label in amounts:
+                amounts[label] = _kib(rest)
+    return Holdings(amounts[b"RssAnon"] + amounts[b"VmSwap"], 0, 0, gpu, amounts[b"VmRSS"])
 
 
 def _from_smaps(paths: tuple[bytes, ...], gpu: int | None) -> Holdings:

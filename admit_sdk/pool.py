@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 from admit_sdk.backends import Backend, backend_of
 from admit_sdk.errors import Aborted, ModelFailed, ResourceNotAvailableError
 from admit_sdk.governor import MemoryGovernor
-from admit_sdk.holdings import Holdings, measure
+from admit_sdk.holdings import Holdings, Measuring, measure
 from admit_sdk.jobs import Job, Stream, Ticket, Waiting
 from admit_sdk.lifecycle import State
 from admit_sdk.models import Model, Need, catalogue
@@ -89,7 +89,8 @@ class ModelPool:
         self._closed = False
         self._owns_governor = False
         self._tending = Rounds("admit-tend", self, _tend)
-        self._room = Room(governor, self.lock, self._workers, self.holdings, self._tending.ring)
+        self._measuring = Measuring()
+        self._room = Room(governor, self.lock, self._workers, self._held, self._tending.ring)
         self._tending.start()
         _open.add(self)
         self._preload()
@@ -311,8 +312,12 @@ class ModelPool:
     def _workers(self) -> Sequence[Worker]:
         return [each for slot in self._slots.values() for each in slot.workers]
 
+    def _held(self) -> Holdings:
+        """As `holdings`, for those who ask often."""
+        return self._measuring.measure(self._mapped_files())
+
     def _mapped_files(self) -> list[Path]:
-        return [slot.model.path for slot in self._slots.values() if slot.model.map_weights and slot.workers]
+        return [Path(slot.model.path) for slot in self._slots.values() if slot.model.map_weights and slot.workers]
 
     def _refuse_closed(self) -> None:
         if self._closed:
@@ -339,7 +344,7 @@ class ModelPool:
         over = self._room.overrun()
         if over > 0 and evictions.put(evictions.plan_what_there_is(over), "the app is over its soft budget"):
             evictions.work_off()
-        if self._overrun is not None and self._overrun.look(self.holdings().counted, self.hard_bytes):
+        if self._overrun is not None and self._overrun.look(self._held().counted, self.hard_bytes):
             self.close()
 
 

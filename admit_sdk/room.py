@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from admit_sdk import machine
 from admit_sdk.errors import MemoryExhausted, ResourceNotAvailableError
 from admit_sdk.governor import MemoryGovernor
 from admit_sdk.guard import AllocationGuard
@@ -21,7 +22,10 @@ from admitd.core.verdict import Reason
 
 LOOK_AGAIN_S = 0.25
 """How long who waits for room sleeps at most, though a change of any worker wakes him."""
-RESOURCE = "memory of the app's budget"
+EVICTING_S = 60.0
+"""How long an eviction that was begun is waited for: a library that hangs as it unloads must not hang who asks."""
+BUDGET = "memory of the app's budget"
+MACHINE = "memory of this machine"
 
 
 class Room:
@@ -50,23 +54,28 @@ class Room:
         `evict`: idle models may go for it. Raises MemoryExhausted, and ResourceNotAvailableError beyond the hard limit.
         """
         governor, size = self._governor, need.together
-        deadline_s = time.monotonic() + wait_s
+        began_s = time.monotonic()
         if size > governor.soft_bytes:
             raise self._refused(model, need, smaller, self._left(), Reason.TOO_LARGE)
         while True:
             held = self._measure().counted
             if held > governor.limit_bytes:
                 raise over_hard(model, size, held, governor.limit_bytes)
-            left = self._left(held)
+            left, of_machine = self._left(held), self._left_of_machine(size)
             with self._lock:
-                if size <= min(left, governor.free_bytes):
+                room = min(left, of_machine, governor.free_bytes)
+                if size <= room:
                     return governor.try_allocate(size, holder=model.name)
                 on_their_way = governor.evictions.pending
             if evict and not on_their_way:
-                plan = governor.evictions.plan(size - min(left, governor.free_bytes))
-                on_their_way = governor.evictions.put(plan or (), f"{model.name} needs {to_mb(size)} MB")
+                plan = governor.evictions.plan(size - room) or ()
+                governor.evictions.put(plan, f"{model.name} needs {to_mb(size)} MB")
                 self._unload()
-            if not on_their_way and (not evict or time.monotonic() >= deadline_s):
+                on_their_way = len(plan)
+            patience_s = max(wait_s, EVICTING_S) if on_their_way else wait_s
+            if time.monotonic() - began_s >= patience_s:
+                if of_machine < min(size, left):
+                    raise self._refused_by_machine(model, need, smaller, of_machine)
                 raise self._refused(model, need, smaller, left, Reason.NO_HEADROOM)
             with self._lock:
                 self._lock.wait(LOOK_AGAIN_S)
@@ -82,6 +91,30 @@ class Room:
         outgrown = max(0, held - explained)
         return self._governor.soft_bytes - self._governor.allocated_bytes - outgrown
 
+    def _left_of_machine(self, size: int) -> int:
+        """What the system could give now, less what was promised to models that are being loaded."""
+        available = machine.available()
+        if available is None:
+            return size
+        promised = sum(each.size_bytes for each in self._workers() if each.state in (State.SPAWNING, State.LOADING))
+        return available - promised
+
+    def _refused_by_machine(
+        self, model: Model, need: Need, smaller: Sequence[tuple[Model, int]], left: int
+    ) -> MemoryExhausted:
+        """The budget has room, and the machine does not."""
+        fitting = _fitting(smaller, left)
+        app = machine.largest_app()
+        if fitting is not None:
+            suggestion = fitting
+        elif app is not None and app[1] > 0:
+            suggestion = f"close {app[0]}, which holds {to_mb(app[1])} MB"
+        else:
+            suggestion = "close programs that hold memory, and ask again"
+        return MemoryExhausted(
+            MACHINE, need.together, left, suggestion, reason=Reason.NO_AVAILABLE_MEMORY, what=model.name
+        )
+
     def _refused(
         self, model: Model, need: Need, smaller: Sequence[tuple[Model, int]], left: int, reason: Reason
     ) -> MemoryExhausted:
@@ -92,7 +125,7 @@ class Room:
         suggestion = _suggestion(model, need, smaller, available, self._governor.soft_bytes, workers)
         if suggestion is None:
             suggestion = self._from_governor(model, need)
-        return MemoryExhausted(RESOURCE, need.together, available, suggestion, reason=reason, what=model.name)
+        return MemoryExhausted(BUDGET, need.together, available, suggestion, reason=reason, what=model.name)
 
     def _from_governor(self, model: Model, need: Need) -> str:
         """What the governor says where it is what refuses: a daemon that gives the app no more, and what to run."""
@@ -112,15 +145,23 @@ def _suggestion(
     workers: Iterable[Worker],
 ) -> str | None:
     """What would help, the easiest first; None where that is not this app's affair."""
-    fitting = next(((other, size) for other, size in smaller if size <= available), None)
+    fitting = _fitting(smaller, available)
     if fitting is not None:
-        return f"ask {fitting[0].name} instead, its smaller variant, which needs {to_mb(fitting[1])} MB"
+        return fitting
     if need.together > soft_bytes:
         return f"{too_large(model, need, soft_bytes)}; declare a smaller variant, or raise the budget"
     busy = sorted({each.name for each in workers if each.busy})
     if busy:
         return f"ask again when {' and '.join(busy)} has answered (wait_s waits for that)"
     return None
+
+
+def _fitting(smaller: Sequence[tuple[Model, int]], available: int) -> str | None:
+    """The largest declared variant that fits."""
+    found = next(((other, size) for other, size in smaller if size <= available), None)
+    if found is None:
+        return None
+    return f"ask {found[0].name} instead, its smaller variant, which needs {to_mb(found[1])} MB"
 
 
 def over_hard(model: Model, size: int, held: int, hard_bytes: int) -> ResourceNotAvailableError:

@@ -6,14 +6,17 @@ reservation stands before the old one goes, under one lock, so that its room is 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from admitd.core import admission
+from admitd.core import admission, chronicle
+from admitd.core.events import Event
 from admitd.core.terms import RAM, ProcessId, Request, Reservation, Service
-from admitd.core.verdict import Refused
-from admitd.gate import Answer, Ask, Gate
+from admitd.core.verdict import Admitted, Refused, Wait
+from admitd.gate import TRIES, Answer, Ask, Gate, overtaken
 from admitd.record import LONGEST_S
+from admitd.reservations import Busy
 
 
 class Declared(Exception):
@@ -49,23 +52,41 @@ class AppGate(Gate):
         with self._one_at_a_time:
             said = self._said = self._said or {}
             said[app, name] = held
-            capacity, warnings = self._source()
-            if name in capacity.services:
+            if name in self.capacity().services:
                 return self._keep_declared(name, app, budget, held)
+            told, happened = self._keep(Service(name, {RAM: budget or 1}, load_timeout_s=LONGEST_S), app, budget)
+        if happened is not None:  # without the machine-wide lock, which no disk may hold up
+            self.record(happened)
+        return told if isinstance(told, Refused) else Kept(name, app, budget, held)
+
+    def _keep(self, service: Service, app: ProcessId, budget: int) -> tuple[Refused | None, Event | None]:
+        """Under the machine-wide lock: the refusal, if it is one, and what is to be remembered, if anything is new."""
+        for _ in range(TRIES):
+            capacity, warnings = self._source()
+            before = self.records.standing(capacity)
             checked = self._checks(capacity)
             with self.records.lock() as lock:
                 standing = self.records.standing(capacity)
-                mine = [each for each in standing.reservations if _is_for(each, name, app)]
+                if checked and overtaken(before, standing, capacity):
+                    continue
+                mine = [each for each in standing.reservations if _is_for(each, service.name, app)]
+                if not budget:
+                    self._give_back(mine)
+                    return None, chronicle.given_back(service.name, mine[0].id) if mine else None
                 others = tuple(each for each in standing.reservations if each not in mine)
-                if budget:
-                    scene = self._scene((capacity, warnings), checked, replace(standing, reservations=others))
-                    service = Service(name, {RAM: budget}, load_timeout_s=LONGEST_S)
-                    verdict = admission.decide(scene.ledger, scene.reading, Request(service, holder=app))
-                    if isinstance(verdict, Refused):
-                        return verdict
-                    self.records.reserve(lock, service, app)
+                scene = self._scene((capacity, warnings), checked, replace(standing, reservations=others))
+                request = Request(service, time.monotonic(), app)
+                ahead = [each for each in scene.ledger.waiters if each.order < request.order]
+                verdict = admission.decide(scene.ledger, scene.reading, request, ahead)
+                if isinstance(verdict, Refused):
+                    return _for_an_app(verdict), None
+                made = self.records.reserve(lock, service, app)
                 self._give_back(mine)
-        return Kept(name, app, budget, held)
+                if isinstance(verdict, Admitted) and [each.budget for each in mine] != [service.budget]:
+                    verdict = replace(verdict, reservation=made)
+                    return None, chronicle.admitted(verdict, scene.ledger, scene.reading)
+                return None, None
+        raise Busy(f"loads came and went through {TRIES} looks; ask again")
 
     def apps(self) -> list[Kept]:
         """The apps that something is kept for now. Raises NotRecorded."""
@@ -101,6 +122,15 @@ class AppGate(Gate):
     def _give_back(self, reservations: Sequence[Reservation]) -> None:
         for each in reservations:
             self.records.give_back(each.id)
+
+
+def _for_an_app(refused: Refused) -> Refused:
+    """Without the commands that wait in the queue: `admit load` loads services, and an app asks again by itself."""
+    return replace(
+        refused,
+        remedy=None if isinstance(refused.remedy, Wait) else refused.remedy,
+        blockers=tuple(replace(b, remedy=None if isinstance(b.remedy, Wait) else b.remedy) for b in refused.blockers),
+    )
 
 
 def _is_for(reservation: Reservation, name: str, app: ProcessId) -> bool:

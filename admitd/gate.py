@@ -191,7 +191,7 @@ class Gate:
             checked = self._checks(capacity)
             with self.records.lock() as lock:
                 standing = self.records.standing(capacity)
-                if checked and _overtaken(before, standing, capacity):
+                if checked and overtaken(before, standing, capacity):
                     continue
                 scene = self._scene((capacity, warnings), checked, standing)
                 answers = self._settle(asks, scene, standing, lock)
@@ -335,7 +335,7 @@ def safelist_of(capacity: Capacity) -> dict[str, Service]:
     return {entry: Service(name, {RAM: 1}, process_pattern=entry) for entry, name in zip(patterns, free, strict=False)}
 
 
-def _overtaken(before: Standing, now: Standing, capacity: Capacity) -> bool:
+def overtaken(before: Standing, now: Standing, capacity: Capacity) -> bool:
     """Whether anything was admitted, or a reservation for a service with a check went, between the two moments."""
 
     def checked(standing: Standing) -> set[str]:

@@ -29,6 +29,7 @@ PARTS: Final = (
     "deciding",
     "serving",
     "governing",
+    "swapping",
 )
 PAGE: Final = ROOT / "docs" / "performance.md"
 

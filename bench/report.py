@@ -288,6 +288,17 @@ def _governing(found: Results, results: Results) -> Iterator[str]:
     )
 
 
+def _swapping(found: Results, results: Results) -> Iterator[str]:
+    yield (
+        f"Two models for mlx-lm of {found['megabytes']} MB each, with room for one, in one process; the files are in "
+        "the page cache. A swap is: one unloaded, the other loaded, its first token. From a cancellation until the "
+        f"request has ended and its cache is given back: {_both(found['stops'])} ms (median / p99 of "
+        f"{found['stops']['n']})."
+    )
+    yield ""
+    yield from _table(("", "median / p99"), [(name, _both(each)) for name, each in found["ways"].items()])
+
+
 SECTIONS = (
     ("Looking and deciding", "deciding", _deciding),
     ("Answering", "serving", _serving),
@@ -299,6 +310,7 @@ SECTIONS = (
     ("A process that stalls", "stalling", _stalling),
     ("A process that changes", "changing", _changing),
     ("Governing an app's own memory", "governing", _governing),
+    ("Loading and swapping models in an app", "swapping", _swapping),
 )
 
 

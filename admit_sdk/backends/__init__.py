@@ -102,10 +102,11 @@ def _ours(name: str, model: Model) -> Backend:
 
 def folder_of(model: Model) -> Path:
     """The model's folder. Raises ModelFailed where there is none."""
-    if not model.path.is_dir():
-        why = "is a file" if model.path.exists() else "is not there"
-        raise ModelFailed(f"{model.name}: {model.path} {why}; name the folder of the model")
-    return model.path
+    folder = Path(model.path)
+    if not folder.is_dir():
+        why = "is a file" if folder.exists() else "is not there"
+        raise ModelFailed(f"{model.name}: {folder} {why}; name the folder of the model")
+    return folder
 
 
 def wrong_kind(model: Model, request: Request[Any]) -> ValueError:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from admit_sdk import pool as pool_module
+from admit_sdk import holdings, machine
 from admit_sdk.governor import MemoryGovernor
 from admit_sdk.holdings import Holdings
 from admit_sdk.models import Model
@@ -29,7 +29,8 @@ def backend() -> Counting:
 @pytest.fixture
 def make(backend: Counting, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """Pools with a soft budget of 250 MB and a hard one of 300; the heap of the tests is not counted as an app's."""
-    monkeypatch.setattr(pool_module, "measure", lambda files=(): Holdings(0))
+    monkeypatch.setattr(holdings, "measure", lambda files=(): Holdings(0))
+    monkeypatch.setattr(machine, "available", lambda: None)
     made: list[ModelPool] = []
 
     def make(*models: Model, soft_mb: int = 250, hard_mb: int = 300, **options: Any) -> ModelPool:

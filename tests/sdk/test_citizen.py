@@ -250,6 +250,88 @@ def test_an_app_asks_before_it_grows_and_gives_back_what_it_needs_no_more(daemon
         assert governor.free_bytes == 1 << 30
 
 
+def test_the_daemon_hears_what_the_app_holds(daemon: Daemon) -> None:
+    governor = MemoryGovernor("2GiB", name="tells", watch=False)
+    with joined(daemon, governor) as citizen:
+        assert of(daemon, "tells") == [(2048, 0)]
+        with governor.try_allocate(1 << 30):
+            until(lambda: citizen.turn() and of(daemon, "tells") == [(2048, 1024)], 30)
+            (entered,) = statefile.read(statefile.default_path(daemon.environ))
+            assert entered.held == {RAM: 1 << 30}
+    citizen.turn()  # after the end nothing is told any more
+    assert of(daemon, "tells") == []
+    assert statefile.read(statefile.default_path(daemon.environ)) == ()
+
+
+def test_nothing_more_is_granted_before_it_is_given_back(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    governor = MemoryGovernor(4_000 * MIB, soft=1_000 * MIB, name="shrinks", watch=False)
+    asked: list[tuple[int, int]] = []
+
+    def ask(environ: object, name: str, budget: int, held: int) -> door.Told:
+        asked.append((budget // MIB, governor.free_bytes // MIB))
+        return door.Granted(budget)
+
+    monkeypatch.setattr(door, "ask", ask)
+    citizen = Citizen(governor, path=path, environ={"HOME": str(tmp_path)}, memory=Machine())
+    citizen.more(2_000 * MIB)
+    citizen.turn()
+    citizen.turn()
+    assert asked == [(2_048, 4_000), (1_000, 1_000)]
+    citizen.close()
+
+
+@pytest.mark.parametrize(
+    ("told", "free_mb", "said"),
+    [
+        (door.NoDaemon("the daemon gave no answer in 2 s", listens=True), 1_000, "the daemon gave no answer in 2 s"),
+        (door.Denied("there is no room.", "admit unload llm"), 1_000, "there is no room. run: admit unload llm"),
+        (door.NoDaemon("no daemon answers: refused"), 4_000, ""),
+    ],
+)
+def test_a_daemon_that_is_there_and_says_nothing_new_lifts_nothing(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: door.Told, free_mb: int, said: str
+) -> None:
+    governor = MemoryGovernor(4_000 * MIB, soft=1_000 * MIB, name="waits", watch=False)
+    answers: list[door.Told] = [door.Granted(1_000 * MIB), told]
+    monkeypatch.setattr(door, "ask", lambda *_: answers.pop(0) if answers else told)
+    citizen = Citizen(governor, path=path, environ={"HOME": str(tmp_path)}, memory=Machine())
+    citizen.turn()
+    citizen.more(2_000 * MIB)
+    citizen.turn()
+    assert governor.free_bytes == free_mb * MIB
+    if said:
+        with pytest.raises(Exhausted, match=said):
+            governor.try_allocate(2_000 * MIB)
+    citizen.close()
+
+
+def test_what_was_taken_while_it_was_being_given_back_is_kept(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    governor = MemoryGovernor(4_000 * MIB, soft=1_000 * MIB, name="races", watch=False)
+    monkeypatch.setattr(door, "ask", lambda environ, name, budget, held: door.Granted(budget))
+    citizen = Citizen(governor, path=path, environ={"HOME": str(tmp_path)}, memory=Machine())
+    citizen.more(2_000 * MIB)
+    citizen.turn()
+    lower = governor.set_ceiling
+    taken = []
+
+    def take_first(ceiling_bytes: int) -> None:
+        if not taken:
+            taken.append(governor.try_allocate(1_500 * MIB))
+        lower(ceiling_bytes)
+
+    monkeypatch.setattr(governor, "set_ceiling", take_first)
+    citizen.turn()
+    assert governor.free_bytes == 548 * MIB
+    taken[0].release()
+    citizen.turn()
+    assert governor.free_bytes == 1_000 * MIB
+    citizen.close()
+
+
 def test_an_app_that_does_not_fit_is_told_by_the_daemon_what_would_help(daemon: Daemon) -> None:
     assert daemon.act("/services/llm/load").status == 200
     governor = MemoryGovernor("4GiB", name="large", watch=False)
@@ -278,6 +360,36 @@ def test_what_was_kept_stands_where_more_is_refused(daemon: Daemon) -> None:
     assert daemon.ask("POST", "/apps/keeps", {**ask, "budget_mb": 10_000}).status == 200
     assert daemon.ask("POST", "/apps/keeps", {**ask, "budget_mb": 0}).status == 200
     assert of(daemon, "keeps") == []
+
+
+def test_an_app_takes_nothing_that_somebody_waits_for(daemon: Daemon) -> None:
+    first = {"pid": os.getpid(), "budget_mb": 4_000}
+    assert daemon.ask("POST", "/apps/first", first).status == 200
+    told: list[int] = []
+    wanted = {"service": "llm", "holder_pid": os.getpid(), "wait_s": 60}
+    waiting = threading.Thread(target=lambda: told.append(daemon.ask("POST", "/admit", wanted).status))
+    waiting.start()
+    until(lambda: daemon.capacity()["waiting"])
+    refused = daemon.ask("POST", "/apps/second", {"pid": os.getpid(), "budget_mb": 3_000})
+    assert (refused.status, refused.json()["reason"]) == (409, "queued")
+    assert refused.json()["remedy"] is None  # `admit load` loads services
+
+    assert daemon.ask("POST", "/apps/first", {**first, "budget_mb": 0}).status == 200
+    waiting.join(60)
+    assert told == [200]
+    (held,) = daemon.capacity()["reservations"]
+    assert daemon.ask("DELETE", f"/reservations/{held['id']}").status == 204
+
+
+def test_what_was_kept_and_given_back_is_remembered_once(daemon: Daemon) -> None:
+    for budget in (700, 700, 800, 0, 0):
+        assert daemon.ask("POST", "/apps/noted", {"pid": os.getpid(), "budget_mb": budget}).status == 200
+    events = daemon.ask("GET", "/events?service=noted").json()["events"]
+    assert [(each["kind"], each["numbers"].get("budget_mb")) for each in events] == [
+        ("admitted", 700),
+        ("admitted", 800),
+        ("given_back", None),
+    ]
 
 
 def test_what_is_kept_for_an_app_ends_with_it(daemon: Daemon) -> None:

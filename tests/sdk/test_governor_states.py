@@ -61,6 +61,11 @@ class Guards(RuleBasedStateMachine):
     def allocate(self, size: int) -> object:
         return self.keep(size, self.ask(size, lambda: self.governor.try_allocate(size, holder="one")))
 
+    @rule(target=guards, beyond=st.integers(-1, 1))
+    def allocate_about_all(self, beyond: int) -> object:
+        size = self.free + beyond
+        return self.keep(size, self.ask(size, lambda: self.governor.try_allocate(size))) if size > 0 else multiple()
+
     @rule(target=guards, size=SIZES)
     def wait(self, size: int) -> object:
         return self.keep(size, self.ask(size, lambda: self.governor.wait_allocate(size, 0.0)))

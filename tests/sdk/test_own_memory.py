@@ -82,6 +82,22 @@ def test_the_heap_counts_and_the_pages_of_other_files_do_not(tmp_path: Path) -> 
     assert len(heap) > 0
 
 
+@linux
+def test_what_is_mapped_is_read_only_as_often_as_that_is_cheap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[tuple[bytes, ...]] = []
+    real = holdings._from_smaps
+    monkeypatch.setattr(holdings, "_from_smaps", lambda paths, gpu: reads.append(paths) or real(paths, gpu))
+    monkeypatch.setattr(holdings, "FRESH_SHARE", 1e-9)
+    measuring = holdings.Measuring()
+    for _ in range(5):
+        assert measuring.measure([tmp_path]).heap > 0
+    assert len(reads) == 1
+    measuring.measure([tmp_path, tmp_path / "another"])
+    assert len(reads) == 2
+    assert measuring.measure([]).mapped == 0
+    assert len(reads) == 2
+
+
 SHARER = """
 import json, sys
 from pathlib import Path

@@ -3,11 +3,13 @@ test_pool_models.py."""
 
 from __future__ import annotations
 
+import os
 import threading
+from pathlib import Path
 
 import pytest
 
-from admit_sdk import pool as pool_module
+from admit_sdk import holdings, machine, statefile
 from admit_sdk.errors import (
     MemoryExhausted,
     ModelFailed,
@@ -16,7 +18,10 @@ from admit_sdk.errors import (
 from admit_sdk.holdings import Holdings
 from admit_sdk.lifecycle import State
 from admit_sdk.models import Model
+from admitd.core.governing import App
+from admitd.core.terms import RAM
 from admitd.core.units import MIB
+from admitd.processes.glimpse import identify
 from tests.gates import until
 from tests.sdk.counting import Counting, Make, ask, model, states
 
@@ -109,6 +114,35 @@ def test_a_request_that_fails_takes_the_model_nowhere(make: Make, backend: Count
     backend.at_token = lambda _: None
     assert pool.ask("a", ask()).tokens == 2
     assert backend.loads == ["a"]
+
+
+def test_where_the_system_has_no_room_for_a_thread_everything_is_given_back(
+    make: Make, backend: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    pool = make(model("a"))
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_room)
+        with pytest.raises(ModelFailed, match="a could not be loaded: the system has no room for a thread"):
+            pool.ask("a", ask())
+    assert pool.governor.allocated_bytes == 0
+    assert not pool.status()
+    assert pool.ask("a", ask()).tokens == 2
+
+
+def test_the_app_hears_what_happens_to_its_models(make: Make, backend: Counting) -> None:
+    heard: list[tuple[str, State]] = []
+
+    def hear(name: str, state: State) -> None:
+        heard.append((name, state))
+        raise ZeroDivisionError("the app's own fault")
+
+    pool = make(model("a"), told=hear)
+    pool.ask("a", ask())
+    assert pool.evict("a") == 1
+    assert heard == [("a", State.LOADING), ("a", State.READY), ("a", State.DEAD)]
 
 
 # Workers.
@@ -222,17 +256,56 @@ def test_on_a_battery_the_smaller_variant_answers(make: Make, backend: Counting)
 def test_the_apps_own_heap_counts(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = make(model("a"), model("b"))
     pool.ask("a", ask())
-    monkeypatch.setattr(pool_module, "measure", lambda files=(): Holdings(280 * MIB))
+    monkeypatch.setattr(holdings, "measure", lambda files=(): Holdings(280 * MIB))
     with pytest.raises(MemoryExhausted, match="the app's own heap takes what is missing"):
         pool.submit("b", ask())
 
 
 def test_beyond_the_hard_limit_nothing_is_loaded(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = make(model("a"))
-    monkeypatch.setattr(pool_module, "measure", lambda files=(): Holdings(301 * MIB))
+    monkeypatch.setattr(holdings, "measure", lambda files=(): Holdings(301 * MIB))
     with pytest.raises(ResourceNotAvailableError, match="nothing is loaded while the app holds 301 MB") as told:
         pool.submit("a", ask())
     assert told.value.resource == "memory below the hard limit"
+
+
+@pytest.mark.parametrize(
+    ("available_mb", "app", "suggestion"),
+    [
+        (90, ("Notes", 900 * MIB), "close Notes, which holds 900 MB"),
+        (90, None, "close programs that hold memory, and ask again"),
+        (90, ("Idle", 0), "close programs that hold memory, and ask again"),
+        (150, ("Notes", 900 * MIB), "ask small instead, its smaller variant, which needs 100 MB"),
+    ],
+)
+def test_a_machine_that_has_no_room_refuses_too_and_names_an_app_to_close(
+    make: Make, monkeypatch: pytest.MonkeyPatch, available_mb: int, app: tuple[str, int] | None, suggestion: str
+) -> None:
+    pool = make(model("a", 200, smaller="small"), model("small"))
+    monkeypatch.setattr(machine, "available", lambda: available_mb * MIB)
+    monkeypatch.setattr(machine, "largest_app", lambda: app)
+    with pytest.raises(MemoryExhausted) as told:
+        pool.submit("a", ask())
+    assert (told.value.resource, told.value.required, told.value.available, told.value.suggestion) == (
+        "memory of this machine",
+        200 * MIB,
+        available_mb * MIB,
+        suggestion,
+    )
+    monkeypatch.setattr(machine, "available", lambda: 200 * MIB)
+    assert pool.ask("a", ask()).tokens == 2
+
+
+def test_the_app_that_holds_the_most_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the file in which apps tell of each other; this process is not one to close."""
+    path = tmp_path / "state.json"
+    monkeypatch.setattr(statefile, "default_path", lambda _: path)
+    assert machine.largest_app() is None
+    parent, own = (identify(pid) for pid in (os.getppid(), os.getpid()))
+    assert parent is not None and own is not None
+    for process, name, megabytes in ((own, "me", 900), (parent, "notes", 300), (parent, "mail", 500)):
+        statefile.write(path, App(process, name, {RAM: 1000 * MIB}, {RAM: megabytes * MIB}))
+    assert machine.largest_app() == ("mail", 500 * MIB)
 
 
 def test_what_a_daemon_says_is_passed_on(make: Make, backend: Counting) -> None:

@@ -227,6 +227,23 @@ def test_who_became_busy_since_is_spared_and_may_be_chosen_again() -> None:
     unload_all(governor)
 
 
+def test_a_busy_one_is_spared_even_where_it_does_not_look_itself() -> None:
+    seen: list[str] = []
+
+    class Careless(Model):
+        def evict(self) -> bool:
+            seen.append(self.name)
+            return True
+
+    governor = MemoryGovernor(1_000, memory=System(), watch=False)
+    model = Careless(governor, "idle", 400)
+    governor.evictions.put([model], "the test wants it")
+    model.busy = True
+    assert (governor.evictions.work_off(), seen) == (0, [])
+    governor.evictions.unregister(model)
+    model.guard.release()
+
+
 def test_one_that_cannot_be_unloaded_keeps_nothing_from_the_others(caplog: pytest.LogCaptureFixture) -> None:
     governor = MemoryGovernor(1_000, memory=System(), watch=False)
     stuck, fine = Model(governor, "stuck", 400), Model(governor, "fine", 400)
