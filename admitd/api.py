@@ -151,7 +151,7 @@ def _asking(app: FastAPI, flight: Flight, config: str, sentinel: Sentinel | None
     @app.get("/history")
     async def history() -> Response:
         """How the memory went in the last hour."""
-        return _json(200, wire.history([] if sentinel is None else sentinel.history()))
+        return _json(200, wire.history([] if sentinel is None else sentinel.insight.history()))
 
     @app.get("/plan")
     async def plan(service: _Wanted) -> Response:
@@ -310,7 +310,7 @@ class _Shown:
     def of(self, scene: Scene) -> bytes:
         """The body for `scene`."""
         if scene is not self._scene:
-            conditions = {} if self._sentinel is None else self._sentinel.conditions()
+            conditions = {} if self._sentinel is None else self._sentinel.insight.conditions()
             self._scene, self._body = scene, json.dumps(_capacity(scene, conditions)).encode()
         return self._body
 

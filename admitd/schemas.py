@@ -109,6 +109,7 @@ class Condition(BaseModel):
     activity: str
     probe: Literal["unasked", "answers", "busy", "silent", "recovering", "left_alone"] | None
     probe_failures: int
+    half_loaded: str | None = Field(description="Why it counts as half loaded though its process is there.")
     peak_mb: int | None = Field(description="MiB; the most that was measured since it started.")
 
 

@@ -11,16 +11,15 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, Protocol
 
 from admitd import checks, hands, supervisors
-from admitd.core import acts, condition, halfway, probing, relief, respawn, runaway, stopped
+from admitd.core import acts, halfway, probing, relief, respawn, runaway, stopped
 from admitd.core.acts import Act, Close, Evict, Recover, Tell, Wake
-from admitd.core.condition import Condition, Peak, Sample, Working
+from admitd.core.condition import Working
 from admitd.core.events import Event, Severity
 from admitd.core.probing import Watched
 from admitd.core.reboot import Finding
@@ -28,6 +27,7 @@ from admitd.core.stopped import Safelisted
 from admitd.core.terms import Capacity, Check, Level, Reservation, State
 from admitd.errands import Errands, News, Progress
 from admitd.gate import Gate, Scene, safelist_of
+from admitd.insight import Insight
 from admitd.journal import Record
 from admitd.memory import Alarm
 from admitd.mending import Mending, Outcome
@@ -67,7 +67,6 @@ class _Memory:
     relief: relief.Memory = field(default_factory=relief.Memory)
     respawn: respawn.Memory = field(default_factory=respawn.Memory)
     idle: Mapping[str, float] = field(default_factory=dict)
-    peaks: Mapping[str, Peak] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +117,7 @@ class Sentinel:
         self._rounds = self._errors = 0
         self._last_round_s: float | None = None
         self._last_error: tuple[str, float] = ("", 0.0)
-        self._conditions: Mapping[str, Condition] = {}
-        self._samples: deque[Sample] = deque(maxlen=condition.SAMPLES_MAX)
-        self._sampled_s: float | None = None
+        self.insight = Insight()
 
     def start(self) -> None:
         """Begin to look."""
@@ -144,14 +141,6 @@ class Sentinel:
         last, alarm = self._last_round_s, self._alarm
         pressure = f"looked at in each round: {alarm}" if isinstance(alarm, str) else "told by the kernel at once"
         return Health(self._rounds, self._errors, None if last is None else max(0.0, self._clock() - last), pressure)
-
-    def conditions(self) -> Mapping[str, Condition]:
-        """What is known of each service that is charged or was probed, as of the last round."""
-        return self._conditions
-
-    def history(self) -> list[Sample]:
-        """How the machine's memory went, oldest first."""
-        return list(self._samples)
 
     # The thread.
 
@@ -243,24 +232,8 @@ class Sentinel:
         if self._vitals is not None and not self._end.is_set():
             self._vitals.beat()
         self._perform(asked)
-        self._remember(sight)
-
-    def _remember(self, sight: _Sight) -> None:
-        """For those who look at us: replaced as a whole, so that they never see half of a round. What this look did not
-        see loaded, and was not probed, is left out: it may have come since."""
-        accounts, memory = sight.scene.ledger.accounts, self._memory
-        memory.peaks = condition.peaks(memory.peaks, accounts.values())
-        found = {}
-        for name, service in sight.scene.capacity.services.items():
-            course = memory.probing.courses.get(name)
-            if course is not None or (name in accounts and accounts[name].state.is_loaded):
-                probe = condition.answering(service, course, recovering=name == memory.probing.recovering)
-                known, peak = sight.known.get(name), memory.peaks.get(name)
-                found[name] = condition.condition(sight.now, known, probe, course, peak)
-        self._conditions = found
-        if self._sampled_s is None or sight.now - self._sampled_s >= condition.SAMPLE_EVERY_S:
-            self._sampled_s = sight.now
-            self._samples.append(condition.sample(sight.scene.at, sight.scene.ledger, sight.scene.reading))
+        memory = self._memory
+        self.insight.take(sight.now, scene, sight.known, memory.probing, memory.halfway.told())
 
     def _is_followed(self, held: Reservation, scene: Scene) -> bool:
         """Whether a load is still under way. What is there already is followed only by a living holder: the server

@@ -96,6 +96,7 @@ ORDER = (
     "admitd/vitals.py",
     "admitd/mending.py",
     "admitd/errands.py",
+    "admitd/insight.py",
     "admitd/sentinel.py",
     "admitd/eventstream.py",
     "admitd/metrics.py",

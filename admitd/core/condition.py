@@ -43,7 +43,8 @@ class Answering(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Condition:
     """`active_s_ago` None: it was never seen working. `probe` None: it has none, or is not loaded. `failures`: of its
-    probe, in a row. `peak`: the most that was measured since it started; None where nothing was."""
+    probe, in a row. `peak`: the most that was measured since it started; None where nothing was. `half`: why it counts
+    as half loaded though its process is there; empty where it does not."""
 
     busy: bool | None
     active_s_ago: float | None
@@ -51,6 +52,7 @@ class Condition:
     probe: Answering | None
     failures: int
     peak: Amounts | None
+    half: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,12 @@ def answering(service: Service, course: Course | None, *, recovering: bool) -> A
 
 
 def condition(
-    now: float, known: Working | None, probe: Answering | None, course: Course | None, peak: Peak | None
+    now: float,
+    known: Working | None,
+    probe: Answering | None,
+    course: Course | None,
+    peak: Peak | None,
+    half: str = "",
 ) -> Condition:
     """All of it together; `now` is of the clock by which `known` says when it was last active."""
     last = None if known is None else known.last_active_s
@@ -101,6 +108,7 @@ def condition(
         probe,
         course.failures if course is not None else 0,
         None if peak is None else peak.most,
+        half,
     )
 
 

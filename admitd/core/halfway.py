@@ -45,6 +45,7 @@ class Course:
     progress: int | None
     moved_at_s: float
     first_age_s: float
+    why: str
     told_stall: bool = False
     told_late: bool = False
 
@@ -56,6 +57,10 @@ class Memory:
     def late(self) -> frozenset[str]:
         """Who has been half loaded for longer than its load_timeout_s."""
         return frozenset(name for name, course in self.courses.items() if course.told_late)
+
+    def told(self) -> Mapping[str, str]:
+        """Who was told to be half loaded, late or stalled, and why it is."""
+        return {name: each.why for name, each in self.courses.items() if each.told_late or each.told_stall}
 
 
 def step(memory: Memory, now: float, seen: Iterable[Standing]) -> tuple[Memory, tuple[Act, ...]]:
@@ -90,8 +95,8 @@ def _judge(course: Course | None, now: float, seen: Standing, why: str) -> tuple
     ages = [process.age_s for process in account.processes if process.age_s is not None]
     age_s = min(ages) if ages else 0.0
     if course is None or not ids & course.ids:
-        course = Course(ids, measured, seen.progress, now, age_s)
-    course = replace(course, ids=ids)
+        course = Course(ids, measured, seen.progress, now, age_s, why)
+    course = replace(course, ids=ids, why=why)
     if _has_grown(course, measured, account.service.budget) or _has_worked(course, seen.progress):
         course = replace(course, measured=measured, progress=seen.progress, moved_at_s=now, told_stall=False)
     was_seen_loading = course.first_age_s < account.service.load_timeout_s or seen.answered is not False

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from admitd.core.condition import Condition, Sample
 from admitd.core.ledger import Account, Ledger
-from admitd.core.terms import RAM, Amounts, Reading, Reservation
+from admitd.core.terms import RAM, Amounts, Reading, Reservation, State
 from admitd.core.units import MIB, free_to_mb, show_duration, to_mb
 from admitd.core.verdict import Admitted, AlreadyLoaded, Blocker, Reason, Refused, Remedy, Unload, Verdict
 
@@ -167,7 +167,7 @@ def _service(account: Account, condition: Condition | None) -> dict[str, Any]:
         matched_by = "loaded_check_cmd" if account.state.is_loaded else None
     return {
         "name": service.name,
-        "state": account.state.value,
+        "state": _state(account, condition).value,
         "ram_budget_mb": _mb(service.budget),
         "charged_mb": _mb(account.charge),
         "measured_mb": None if account.measured is None else _mb(account.measured),
@@ -184,6 +184,12 @@ def _service(account: Account, condition: Condition | None) -> dict[str, Any]:
     }
 
 
+def _state(account: Account, condition: Condition | None) -> State:
+    """As the look has it, but for what only shows to who keeps watching: a process that never came to answer."""
+    half = condition is not None and condition.half and account.state is State.LOADED
+    return State.HALF_LOADED if half else account.state
+
+
 def _condition(known: Condition) -> dict[str, Any]:
     return {
         "busy": known.busy,
@@ -191,6 +197,7 @@ def _condition(known: Condition) -> dict[str, Any]:
         "activity": known.activity,
         "probe": None if known.probe is None else known.probe.value,
         "probe_failures": known.failures,
+        "half_loaded": known.half or None,
         "peak_mb": None if known.peak is None else _mb(known.peak),
     }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from admitd.core import condition, wire
@@ -94,8 +96,25 @@ def test_a_condition_is_shown_beside_its_service() -> None:
         "activity": "working",
         "probe": "answers",
         "probe_failures": 0,
+        "half_loaded": None,
         "peak_mb": 3,
     }
+
+
+@pytest.mark.parametrize(
+    ("state", "half", "shown"),
+    [
+        (State.LOADED, "it has never answered its probe", "half_loaded"),
+        (State.LOADED, "", "loaded"),
+        (State.SUSPENDED, "it has never answered its probe", "suspended"),
+    ],
+)
+def test_what_never_came_to_answer_is_shown_as_half_loaded(state: State, half: str, shown: str) -> None:
+    host = Host("box", {RAM: 10 * MIB}, {}, {})
+    ledger = Ledger(Capacity(host, {"x": PLAIN}), {RAM: 10 * MIB}, {"x": replace(account(1, ONE), state=state)})
+    known = Condition(False, None, "", Answering.SILENT, 3, None, half)
+    (line,) = wire.capacity(ledger, Reading(), {"x": known})["services"]
+    assert (line["state"], line["condition"]["half_loaded"]) == (shown, half or None)
 
 
 def test_the_age_of_a_service_is_that_of_its_oldest_process() -> None:

@@ -101,6 +101,22 @@ def test_what_it_knows_of_a_service_is_shown(servers: Servers, tmp_path: Path, f
         assert_shaped(each, schemas.Sample)
 
 
+def test_what_never_answers_its_probe_is_shown_as_half_loaded(
+    servers: Servers, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    port = free_port()
+    daemon = Daemon(servers, tmp_path, free_port(), {"chat": stand_in(port, load_timeout_s=3, recover=False)})
+    daemon.start()
+    start_stand_in(servers, port, "--mode", "hang")
+
+    def chat() -> Any:
+        return daemon.ask("/capacity")["services"][0]
+
+    wait_until(lambda: chat()["state"] == "half_loaded", 60, lambda: str(chat()))
+    assert chat()["condition"]["half_loaded"] == "it has never answered its probe"
+    assert "half_loaded" in daemon.kinds()
+
+
 @pytest.mark.slow
 def test_killed_in_the_middle_of_a_recovery_nothing_needs_repair(
     servers: Servers, tmp_path: Path, free_port: Callable[[], int]
