@@ -22,7 +22,10 @@ from tests import usersystemd
 from tests.daemons import ADMIT, CAPACITY, ROOT, Daemon, end_naps, free_port, naps, prepared, request, sleeper, until
 from tests.usersystemd import UserSystemd
 
-pytestmark = pytest.mark.skipif(bool(usersystemd.why_not()), reason=usersystemd.why_not())
+pytestmark = [
+    pytest.mark.skipif(bool(usersystemd.why_not()), reason=usersystemd.why_not()),
+    pytest.mark.timeout(300),  # several bounded waits in a row
+]
 
 WITHIN_S = 90.0
 

@@ -180,6 +180,7 @@ def the_daemon_answers(home: Path, environ: dict[str, str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # an installer on a slow machine, and then some twenty commands
 @pytest.mark.parametrize("installer", [by_uv, by_pipx, by_pip], ids=lambda each: each.__name__)
 def test_the_tour_works_where_nothing_but_the_wheel_was_installed(installer, built: Built, home: Path) -> None:  # type: ignore[no-untyped-def]
     folder = installer(built, home)
