@@ -80,9 +80,8 @@ class Monitor(App[None]):
         Binding("l", "load", "Load"),
         Binding("u", "unload", "Unload"),
         Binding("e", "explain", "Explain"),
-        Binding(
-            "slash", "filter", "Filter", key_display="/", priority=True
-        ),  # what is typed at once after it is for it
+        # Before whatever follows at once: that is for the field.
+        Binding("slash", "filter", "Filter", key_display="/", priority=True),
         Binding("s", "sort", "Sort"),
         Binding("t", "turn", "Turn"),
         Binding("r", "refresh", "Refresh"),
@@ -161,7 +160,7 @@ class Monitor(App[None]):
     def _look(self) -> None:
         while not self._ended.is_set():
             seen = self._source.look()
-            self.post_message(Looked(seen))
+            self._post(Looked(seen))
             self._stirred.wait(EVERY_S)
             self._stirred.clear()
 
@@ -169,8 +168,14 @@ class Monitor(App[None]):
         while not self._ended.is_set():
             entries = self._source.events()
             if entries:
-                self.post_message(Happened(entries))
+                self._post(Happened(entries))
             self._ended.wait(LISTEN_EVERY_S)
+
+    def _post(self, message: Message) -> None:
+        """Hand it over, unless all has ended meanwhile."""
+        with suppress(RuntimeError):
+            if not self._ended.is_set():
+                self.post_message(message)
 
     def _aside(self, work: Callable[[], Callable[[], None]]) -> None:
         """Do `work` in a thread, then what it returns here."""
@@ -180,7 +185,7 @@ class Monitor(App[None]):
                 then = work()
             except Exception as problem:
                 then = partial(self._say, Offer("It cannot be done", sentence(problem) or type(problem).__name__))
-            self.post_message(Call(then))
+            self._post(Call(then))
 
         threading.Thread(target=run, daemon=True).start()
 
@@ -248,7 +253,7 @@ class Monitor(App[None]):
         now = time.time()
         self._line("#head").update(lines.head(ledger, self._seen, now - self._good.at, self.size.width))
         banner = lines.banner(self._seen, self._good.at, self._lost_at)
-        notes = lines.notes(ledger, {words: now - began for words, began in self._under_way.items()})
+        notes = lines.notes(ledger, {words: now - began for words, began in dict(self._under_way).items()})
         for where, text in (("#banner", banner), ("#notes", notes)):
             widget = self._line(where)
             widget.display = bool(text)
