@@ -9,12 +9,15 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar, Final, Protocol
 
 from rich.text import Text
-from textual.app import App, ComposeResult
+from textual.app import App, ComposeResult, ScreenStackError
 from textual.binding import Binding, BindingType
+from textual.containers import Horizontal
+from textual.css.query import NoMatches
 from textual.message import Message
 from textual.widgets import DataTable, Footer, Input, Static
 
@@ -30,6 +33,8 @@ from admitd.core.events import Entry
 
 EVERY_S: Final = 2.0
 LISTEN_EVERY_S: Final = 0.5
+_TAKEN_DOWN: Final = suppress(NoMatches, ScreenStackError)
+"""News may come, and a timer may end, while what they are drawn on is being taken down."""
 
 
 class Sees(Protocol):
@@ -75,7 +80,8 @@ class Monitor(App[None]):
         Binding("l", "load", "Load"),
         Binding("u", "unload", "Unload"),
         Binding("e", "explain", "Explain"),
-        Binding("slash", "filter", "Filter", key_display="/"),
+        # Before whatever follows at once: that is for the field.
+        Binding("slash", "filter", "Filter", key_display="/", priority=True),
         Binding("s", "sort", "Sort"),
         Binding("t", "turn", "Turn"),
         Binding("r", "refresh", "Refresh"),
@@ -94,6 +100,8 @@ class Monitor(App[None]):
     Listing > .datatable--header { background: ansi_default; color: ansi_default; text-style: bold; }
     Listing > .datatable--cursor { background: ansi_default; color: ansi_default; text-style: reverse; }
     Input { border: none; height: 1; padding: 0; background: ansi_default; }
+    #filtering { height: 1; }
+    #asked { width: auto; }
     """
 
     def __init__(self, source: Sees, first: Seen, order: Order | None = None, wanted: str = "") -> None:
@@ -116,7 +124,9 @@ class Monitor(App[None]):
         yield Static(id="bar", markup=False)
         yield Static(id="pressure", markup=False)
         yield Static(id="banner", markup=False)
-        yield Input(self._wanted, placeholder="filter: part of a name or a state", id="filter", compact=True)
+        with Horizontal(id="filtering"):
+            yield Static("filter: ", id="asked", markup=False)
+            yield Input(self._wanted, placeholder="part of a name or a state; Esc shows all", compact=True)
         yield Listing()
         yield Static(id="notes", markup=False)
         yield Static(id="events", markup=False)
@@ -125,12 +135,12 @@ class Monitor(App[None]):
     def on_mount(self) -> None:
         """Begin to look and to listen."""
         self._table.focus()
-        self._field.display = bool(self._wanted)
+        self._show_field(bool(self._wanted))
         loop = asyncio.get_running_loop()
         if threading.current_thread() is threading.main_thread():
             loop.add_signal_handler(signal.SIGTERM, self.exit)
         self._draw()
-        self.set_interval(1.0, self._draw_what_ages)
+        self.set_interval(1.0, self._age)
         for work in (self._look, self._listen):
             threading.Thread(target=work, daemon=True).start()
 
@@ -150,7 +160,7 @@ class Monitor(App[None]):
     def _look(self) -> None:
         while not self._ended.is_set():
             seen = self._source.look()
-            self.post_message(Looked(seen))
+            self._post(Looked(seen))
             self._stirred.wait(EVERY_S)
             self._stirred.clear()
 
@@ -158,8 +168,14 @@ class Monitor(App[None]):
         while not self._ended.is_set():
             entries = self._source.events()
             if entries:
-                self.post_message(Happened(entries))
+                self._post(Happened(entries))
             self._ended.wait(LISTEN_EVERY_S)
+
+    def _post(self, message: Message) -> None:
+        """Hand it over, unless all has ended meanwhile."""
+        with suppress(RuntimeError):
+            if not self._ended.is_set():
+                self.post_message(message)
 
     def _aside(self, work: Callable[[], Callable[[], None]]) -> None:
         """Do `work` in a thread, then what it returns here."""
@@ -169,13 +185,14 @@ class Monitor(App[None]):
                 then = work()
             except Exception as problem:
                 then = partial(self._say, Offer("It cannot be done", sentence(problem) or type(problem).__name__))
-            self.post_message(Call(then))
+            self._post(Call(then))
 
         threading.Thread(target=run, daemon=True).start()
 
     def on_call(self, message: Call) -> None:
         """Go on from where a thread ended."""
-        message.then()
+        with _TAKEN_DOWN:
+            message.then()
 
     def on_looked(self, message: Looked) -> None:
         """Show what was seen; where nothing was, what was seen last stays, and the banner says so."""
@@ -190,12 +207,13 @@ class Monitor(App[None]):
             self._lost_at = None
         elif not was_away:
             self._lost_at = message.seen.at
-        self._draw()
+        with _TAKEN_DOWN:
+            self._draw()
 
     def on_happened(self, message: Happened) -> None:
         """Show the newest events."""
         self._entries = [*self._entries, *message.entries][-events.LAST :]
-        if not self._ended.is_set():
+        with _TAKEN_DOWN:
             self._draw_events()
 
     # Drawing, whatever stands over it at the moment.
@@ -209,11 +227,14 @@ class Monitor(App[None]):
 
     @property
     def _field(self) -> Input:
-        return self.screen_stack[0].query_one("#filter", Input)
+        return self.screen_stack[0].query_one(Input)
+
+    def _show_field(self, shown: bool) -> None:
+        self.screen_stack[0].query_one("#filtering").display = shown
 
     def _draw(self) -> None:
         ledger = self._good.ledger
-        if ledger is None or self._ended.is_set():
+        if ledger is None:
             return
         self.screen_stack[0].set_class(self.size.width >= rows.WIDE, "wide")
         width = self.size.width
@@ -227,12 +248,12 @@ class Monitor(App[None]):
     def _draw_what_ages(self) -> None:
         """What changes though nothing was seen: ages, and what runs so far."""
         ledger = self._good.ledger
-        if ledger is None or self._ended.is_set():
+        if ledger is None:
             return
         now = time.time()
         self._line("#head").update(lines.head(ledger, self._seen, now - self._good.at, self.size.width))
         banner = lines.banner(self._seen, self._good.at, self._lost_at)
-        notes = lines.notes(ledger, {words: now - began for words, began in self._under_way.items()})
+        notes = lines.notes(ledger, {words: now - began for words, began in dict(self._under_way).items()})
         for where, text in (("#banner", banner), ("#notes", notes)):
             widget = self._line(where)
             widget.display = bool(text)
@@ -246,7 +267,12 @@ class Monitor(App[None]):
 
     def on_resize(self) -> None:
         """Other widths have other columns."""
-        self._draw()
+        with _TAKEN_DOWN:
+            self._draw()
+
+    def _age(self) -> None:
+        with _TAKEN_DOWN:
+            self._draw_what_ages()
 
     # Keys.
 
@@ -282,15 +308,14 @@ class Monitor(App[None]):
 
     def action_filter(self) -> None:
         """Type what to look for."""
-        field = self._field
-        field.display = True
-        field.focus()
+        if len(self.screen_stack) == 1:
+            self._show_field(True)
+            self.screen.set_focus(self._field)
 
     def action_unfilter(self) -> None:
         """Show all again."""
-        field = self._field
-        field.value = ""
-        field.display = False
+        self._field.value = ""
+        self._show_field(False)
         self._table.focus()
 
     def on_input_changed(self, event: Input.Changed) -> None:

@@ -19,6 +19,7 @@ from typing import Any, Final
 from admit_cli.door import Door
 from admit_cli.errors import sentence
 from admit_cli.load import trouble
+from admit_cli.tell import printable
 from admitd import actuator, places, trail
 from admitd.core.events import Entry
 from admitd.journal import NAME
@@ -66,7 +67,7 @@ class Source:
         try:
             return self.look_once()
         except Exception as problem:  # it is shown, and the next look may do better
-            return Seen(None, self._door.why_inside, sentence(problem) or type(problem).__name__, time.time())
+            return Seen(None, self._door.why_inside, _plain(sentence(problem) or type(problem).__name__), time.time())
 
     def events(self) -> list[Entry]:
         """What was written down since the last call; at first, what was last."""
@@ -93,13 +94,18 @@ class Source:
             with tempfile.TemporaryFile() as output:
                 code = actuator.start_apart([_admit(), *self._named(), *words], output).wait()
                 output.seek(0)
-                said.append(output.read(SHOWN_MAX).decode("utf-8", "replace").strip())
+                said.append(_plain(output.read(SHOWN_MAX).decode("utf-8", "replace")))
             if code:
                 break
         return Done(code, "\n".join(said))
 
     def _named(self) -> list[str]:
         return ["--config", self._config] if self._config else []
+
+
+def _plain(text: str) -> str:
+    """Lines without what would move a terminal's cursor."""
+    return "\n".join(printable(line) for line in text.strip().splitlines())
 
 
 def _admit() -> str:

@@ -170,6 +170,33 @@ def test_keys_sort_turn_and_filter() -> None:
     watch(Fixed({**FULL, "waiting": [], "undeclared": [], "reservations": [], "warnings": []}), look, (100, 30))
 
 
+def test_what_is_typed_at_once_after_the_slash_is_for_the_filter() -> None:
+    source = Fixed()
+
+    async def look(watcher: Watcher) -> None:
+        for key in ("slash", *"sule"):
+            watcher.app.post_message(Key(key, key if len(key) == 1 else "/"))
+        await watcher.sees("filter: sule")
+        assert "SERVICE" in await watcher.sees_no("Unload")
+        await watcher.press("escape")
+        await watcher.press("u")
+        await watcher.sees("Unload chat?")
+        await watcher.press("slash")
+        await watcher.sees("Unload chat?")
+
+    watch(source, look)
+
+
+def test_home_and_end_are_the_first_and_the_last() -> None:
+    async def look(watcher: Watcher) -> None:
+        await watcher.press("end")
+        assert watcher.app._table.chosen == SERVICES[-1]["name"]
+        await watcher.press("home")
+        assert watcher.app._table.chosen == "chat"
+
+    watch(Fixed(), look)
+
+
 def test_what_changes_is_shown_and_the_rest_stays_where_it_is() -> None:
     source = Fixed()
 
@@ -309,7 +336,7 @@ def test_what_is_loaded_is_not_loaded_again() -> None:
 
 def test_a_filter_from_the_command_line_is_shown() -> None:
     async def look(watcher: Watcher) -> None:
-        screen = await watcher.sees("vision")
+        screen = await watcher.sees("filter: half")
         assert " coder " not in screen and "half" in screen
         await watcher.press("escape")
         await watcher.sees(" coder ")

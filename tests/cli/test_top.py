@@ -11,6 +11,7 @@ from contextlib import suppress
 import psutil
 import pytest
 
+from admit_cli.monitor.source import Source
 from tests.cli.conftest import BIN, Desk, wait_until
 from tests.cli.terminals import terminal
 
@@ -123,3 +124,18 @@ def test_textual_comes_for_top_and_for_nothing_else() -> None:
     code = "import sys, admit_cli.main, admit_cli.status, admit_cli.load, admit_cli.top, admit_cli.inside"
     code += "; sys.exit(any(name in sys.modules for name in ('textual', 'rich')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_a_command_says_is_shown_as_text_and_its_lines_stay(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "printf 'one\\033[2J\\ntwo\\n'; exit 3"
+    desk.declare(desk.service("broken", load_cmd=said, loaded_check_cmd="false"))
+    for name, value in desk.env.items():
+        monkeypatch.setenv(name, value)
+    source = Source(None)
+    done = source.run(("load", "broken"), ("load", "never"))
+    assert done.code == 1, "and the second was not begun"
+    assert "\x1b" not in done.said
+    assert any(line.split()[-1] == "two" for line in done.said.splitlines()), done.said
+    assert source.look().ledger is not None
+    desk.config.write_text("hosts: [")
+    assert "hosts" in Source(str(desk.config)).look().problem
