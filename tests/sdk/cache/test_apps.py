@@ -77,6 +77,7 @@ def test_threads_of_one_process_download_it_once(cache: ModelCache, server: Serv
         thread.join(60)
     assert len(held) == 8
     assert len(server.asked) == 1
+    assert not list((cache.folder / "downloads").iterdir())
     for each in held:
         each.release()
 
