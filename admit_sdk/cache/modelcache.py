@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Final
 
 from admit_sdk.cache import room
-from admit_sdk.cache.errors import BadName, CacheUnusable, NotCached
+from admit_sdk.cache.errors import BadName, CacheError, CacheUnusable, NotCached
 from admit_sdk.cache.folder import Folder
 from admit_sdk.cache.keeper import Keeper
 from admit_sdk.cache.manner import STALL_S, Manner
@@ -157,7 +157,6 @@ class ModelCache:
         if held is not None:  # another was quicker, between our look and our lock
             self._folder.forget_download(source.sha256)
             return held
-        self._keeper.collect()
         size = Download(self._folder, self._keeper, source, name, manner).run()
         with self._folder.lock():
             # Held before it is there to be found: there is no moment at which it could go.
@@ -168,6 +167,8 @@ class ModelCache:
                 held.release()
                 raise
             self._folder.used_now(source.sha256)
+        with contextlib.suppress(CacheError):  # the file is there and held: what is idle can go another time
+            self._keeper.collect()
         return held
 
     def _held(self, sha256: str) -> Held | None:

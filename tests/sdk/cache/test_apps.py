@@ -252,6 +252,14 @@ def test_apps_that_fetch_hold_and_crowd_each_other_out(server: Server, start: St
         assert sha256((where / "files" / file.sha256).read_bytes()) == file.sha256
 
 
+def test_what_is_idle_goes_with_the_next_download(cache: ModelCache, server: Server) -> None:
+    idle, fresh = put(cache, server, some_bytes(MB, 1)), put(cache, server, some_bytes(MB, 2))
+    age(cache, idle, 31)
+    age(cache, fresh, 29)
+    new = put(cache, server, DATA)
+    assert {each.sha256 for each in cache.contents().files} == {fresh, new}
+
+
 def test_room_is_made_by_what_was_used_longest_ago(where: Path, server: Server) -> None:
     cache = ModelCache(where, app="tests", max_bytes=10 * MB, spare_bytes=0)
     first, second, third = (put(cache, server, some_bytes(3 * MB, seed)) for seed in (1, 2, 3))
