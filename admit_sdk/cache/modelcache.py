@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
+import secrets
 import sys
 import threading
 from collections.abc import Mapping
@@ -13,7 +15,7 @@ from types import TracebackType
 from typing import Final
 
 from admit_sdk.cache import room
-from admit_sdk.cache.errors import BadName, CacheUnusable, NotCached
+from admit_sdk.cache.errors import BadName, CacheError, CacheUnusable, NotCached
 from admit_sdk.cache.folder import Folder
 from admit_sdk.cache.keeper import Keeper
 from admit_sdk.cache.manner import STALL_S, Manner
@@ -54,7 +56,8 @@ class ModelCache:
         spare_bytes: int = room.SPARE_BYTES,
         idle_s: float = room.IDLE_S,
     ) -> None:
-        self._folder = Folder(Path(folder) if folder is not None else _folder_of(os.environ))
+        # Absolute: the app may change its working folder, and links lead here from elsewhere.
+        self._folder = Folder(_folder_of(os.environ) if folder is None else Path(folder).expanduser().absolute())
         self._app = _app_name() if app is None else app
         if not APP.match(self._app):
             raise BadName(f"{self._app[:80]!r} is no name of an app; write letters, digits and . _ -, at most 63")
@@ -152,8 +155,8 @@ class ModelCache:
         with self._folder.lock():
             held = self._held(source.sha256)
         if held is not None:  # another was quicker, between our look and our lock
+            self._folder.forget_download(source.sha256)
             return held
-        self._keeper.collect()
         size = Download(self._folder, self._keeper, source, name, manner).run()
         with self._folder.lock():
             # Held before it is there to be found: there is no moment at which it could go.
@@ -164,6 +167,8 @@ class ModelCache:
                 held.release()
                 raise
             self._folder.used_now(source.sha256)
+        with contextlib.suppress(CacheError):  # the file is there and held: what is idle can go another time
+            self._keeper.collect()
         return held
 
     def _held(self, sha256: str) -> Held | None:
@@ -220,13 +225,14 @@ def _app_name() -> str:
 
 
 def _link(at: Path, to: Path) -> None:
-    """A name that leads to a file of the cache. One that is there already is replaced, where it is a link."""
+    """A name that leads to a file of the cache. A link that is there already is replaced at once, by whomever it was
+    made; a file of the user's own is not: FileExistsError."""
     at.parent.mkdir(parents=True, exist_ok=True)
-    if at.is_symlink():
-        if Path(os.readlink(at)) == to:
-            return
-        at.unlink()
-    os.symlink(to, at)
+    if at.exists() and not at.is_symlink():
+        raise FileExistsError(errno.EEXIST, "there is a file of your own", str(at))
+    making = at.with_name(f".{secrets.token_hex(8)}")
+    os.symlink(to, making)
+    os.replace(making, at)
 
 
 def _size(path: Path) -> int:

@@ -77,6 +77,7 @@ def test_threads_of_one_process_download_it_once(cache: ModelCache, server: Serv
         thread.join(60)
     assert len(held) == 8
     assert len(server.asked) == 1
+    assert not list((cache.folder / "downloads").iterdir())
     for each in held:
         each.release()
 
@@ -249,6 +250,14 @@ def test_apps_that_fetch_hold_and_crowd_each_other_out(server: Server, start: St
     assert not any(each.in_use for each in contents.files)
     for file in contents.files:
         assert sha256((where / "files" / file.sha256).read_bytes()) == file.sha256
+
+
+def test_what_is_idle_goes_with_the_next_download(cache: ModelCache, server: Server) -> None:
+    idle, fresh = put(cache, server, some_bytes(MB, 1)), put(cache, server, some_bytes(MB, 2))
+    age(cache, idle, 31)
+    age(cache, fresh, 29)
+    new = put(cache, server, DATA)
+    assert {each.sha256 for each in cache.contents().files} == {fresh, new}
 
 
 def test_room_is_made_by_what_was_used_longest_ago(where: Path, server: Server) -> None:

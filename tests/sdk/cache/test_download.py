@@ -321,6 +321,37 @@ def test_a_model_of_several_files_has_them_under_their_names(cache: ModelCache, 
     assert not any(each.in_use for each in cache.contents().files)
 
 
+def test_links_are_replaced_and_files_of_the_users_own_are_not(
+    cache: ModelCache, server: Server, tmp_path: Path
+) -> None:
+    files = {"config.json": Source(server.put("/config.json", DATA), SHA)}
+    at = tmp_path / "model" / "config.json"
+    at.parent.mkdir()
+    at.symlink_to("/nowhere")
+    cache.fetch_folder(files, at.parent).release()
+    assert at.read_bytes() == DATA
+    at.unlink()
+    at.write_text("mine")
+    with pytest.raises(FileExistsError):
+        cache.fetch_folder(files, at.parent)
+    assert at.read_text() == "mine"
+    assert not any(each.in_use for each in cache.contents().files)
+    assert sorted(at.parent.iterdir()) == [at]
+
+
+def test_a_folder_that_is_named_from_here_is_meant_from_here_on(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cache = ModelCache("models", app="tests", max_bytes=100 * MB, spare_bytes=0)
+    model = cache.fetch_folder({"a.bin": Source(server.put("/a.bin", DATA), SHA)}, "model")
+    monkeypatch.chdir("/")
+    assert (tmp_path / "model" / "a.bin").read_bytes() == DATA
+    model.release()
+    with cache.hold(SHA) as held:
+        assert held.path.read_bytes() == DATA
+
+
 def test_a_model_of_which_one_file_fails_holds_nothing(cache: ModelCache, server: Server, tmp_path: Path) -> None:
     files = {"a": Source(server.put("/a", DATA), SHA), "b": Source(server.url + "/gone", sha256(b"b"))}
     with pytest.raises(DownloadFailed, match="404"):

@@ -268,6 +268,9 @@ def test_nothing_goes_for_a_file_that_is_not_to_be_had(where: Path, server: Serv
     cache = ModelCache(where, app="tests", max_bytes=6 * MB, spare_bytes=0)
     other = some_bytes(4 * MB, 1)
     cache.fetch(server.put("/other.gguf", other), sha256(other)).release()
+    path = where / "files" / sha256(other)
+    long_ago = path.stat().st_mtime - 40 * 86_400
+    os.utime(path, (long_ago, long_ago))
     with pytest.raises(DownloadFailed, match="404"):
         cache.fetch(server.url + "/gone", SHA, size_bytes=len(DATA))
     assert [each.name for each in cache.contents().files] == ["other.gguf"]
