@@ -17,6 +17,7 @@ from admitd.core import sizing, wire
 from admitd.core.terms import RAM, Service
 from admitd.core.units import to_mb
 from admitd.measuring import LOOK_EVERY_S, Measured, Measuring, in_words
+from admitd.memory import gpus
 from admitd.processes import cputime, ps
 
 FOR_S: Final = 60.0
@@ -87,7 +88,7 @@ def _command(command: list[str], values: dict[str, Any]) -> int:
 
 
 def _measuring(who: measuring.Who) -> Measuring:
-    return Measuring(who, memory.for_this_system(), cputime.for_this_system())
+    return Measuring(who, memory.for_this_system(), cputime.for_this_system(), gpus.of_this_machine())
 
 
 def _watch(watching: Measuring, for_s: float | None, wait: Callable[[float], bool], as_json: bool) -> bool:
@@ -140,6 +141,8 @@ def _report(
             "peak_mb": to_mb(seen.most),
             "seen_peak_mb": to_mb(seen.peak),
             "kernel_peak_mb": None if seen.kernel_peak is None else to_mb(seen.kernel_peak),
+            "group_peak_mb": None if seen.group_peak is None else to_mb(seen.group_peak),
+            "gpu_peak_mb": {gpu: to_mb(amount) for gpu, amount in seen.gpu_peaks.items()},
             "last_mb": to_mb(seen.last),
             "ram_budget_mb": budget_mb,
             "declared_mb": declared_mb,
@@ -157,6 +160,10 @@ def _report(
     print(f"{what} held {in_words(seen.peak)} at most, {in_words(seen.last)} last ({seen.watched_s:.0f} s{several})")
     if seen.kernel_peak is not None and to_mb(seen.kernel_peak) > to_mb(seen.peak):
         print(f"  {in_words(seen.kernel_peak)} at most since it started, as the kernel has it")
+    if seen.group_peak is not None:
+        print(f"  {in_words(seen.group_peak)} at most in its control group, with the files that are cached for it")
+    for gpu, amount in seen.gpu_peaks.items():
+        print(f"  {in_words(amount)} at most on {gpu}, which is no RAM and in no budget")
     told = (
         ""
         if declared_mb is None

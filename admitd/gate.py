@@ -7,13 +7,14 @@ or a reservation for a service with a check went, their answers may have been ov
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from admitd import checks, hands
+from admitd import checks, footprints, hands
 from admitd.core import admission, chronicle, ledger
 from admitd.core.ledger import Ledger
 from admitd.core.terms import (
@@ -91,8 +92,7 @@ class Unknown(Exception):
         self.near = near
 
 
-Sourced = tuple[Capacity, tuple[str, ...]]
-Source = Callable[[], Sourced]
+Source = Callable[[], tuple[Capacity, tuple[str, ...]]]
 See = Callable[[Matcher, Sequence[int]], Look]
 RunChecks = Callable[[Mapping[str, Command]], Mapping[str, Check]]
 
@@ -135,15 +135,17 @@ class Gate:
         Raises CannotSee or NotRecorded.
         """
         with self._one_at_a_time:
-            source = self._source()
-            standing = self.records.standing(source[0])
-            return self._scene(source, self._checks(source[0]) if checked is None else checked, standing)
+            capacity, warnings = self._source()
+            standing = self.records.standing(capacity)
+            checked = self._checks(capacity) if checked is None else checked
+            return self._scene(capacity, warnings, checked, standing, footprints.peaks)
 
     def glance(self, checked: Mapping[str, Check]) -> Scene:
         """As `look`, by a glance at the processes, which is cheaper and may be late (see ProcessTable)."""
         with self._one_at_a_time:
-            source = self._source()
-            return self._scene(source, checked, self.records.standing(source[0]), self.table.glance)
+            capacity, warnings = self._source()
+            standing = self.records.standing(capacity)
+            return self._scene(capacity, warnings, checked, standing, footprints.peaks, self.table.glance)
 
     def decide(self, asks: Sequence[Ask]) -> tuple[list[Answer | Unknown], Scene | None]:
         """Verdicts for all of `asks` from one look, in their order; each admission is written down before it is told.
@@ -189,7 +191,7 @@ class Gate:
                 standing = self.records.standing(capacity)
                 if checked and _overtaken(before, standing, capacity):
                     continue
-                scene = self._scene((capacity, warnings), checked, standing)
+                scene = self._scene(capacity, warnings, checked, standing)
                 answers = self._settle(asks, scene, standing, lock)
                 keep = replace(standing, reservations=scene.ledger.reservations)
                 self.records.prune(lock, keep, _promised(answers))
@@ -291,9 +293,14 @@ class Gate:
         return self._run_checks(commands) if commands else {}
 
     def _scene(
-        self, source: Sourced, checked: Mapping[str, Check], standing: Standing, see: See | None = None
+        self,
+        capacity: Capacity,
+        warnings: tuple[str, ...],
+        checked: Mapping[str, Check],
+        standing: Standing,
+        peaks: Callable[[Memory, Look], Mapping[str, Amounts]] = footprints.unasked,
+        see: See | None = None,
     ) -> Scene:
-        capacity, warnings = source
         began = time.perf_counter()
         launchers = [r.holder.pid for r in standing.reservations if r.holder is not None]
         look = (see or self.table.look)(self.matcher(capacity), launchers)
@@ -309,33 +316,20 @@ class Gate:
             checked,
             standing.reservations,
             standing.waiters,
-            self._footprints(capacity, look),
+            footprints.held(self._memory, capacity, look),
+            peaks(self._memory, look),
             look.unread,
             (*warnings, *standing.warnings),
         )
         derived = ledger.derive(capacity, view)
         return Scene(derived, reading, look, time.time(), took_s, derived.warnings, safelisted)
 
-    def _footprints(self, capacity: Capacity, look: Look) -> dict[str, Amounts]:
-        processes: dict[str, list[ProcessId]] = {}
-        for sighting in look.sightings:
-            if not sighting.mention:
-                processes.setdefault(sighting.service, []).append(sighting.process.id)
-        out: dict[str, Amounts] = {}
-        for name, ids in processes.items():
-            held = self._memory.footprint(ids, capacity.services[name].budget.get(RAM, 0))
-            if held is not None:
-                out[name] = {RAM: held}
-        return out
-
 
 def safelist_of(capacity: Capacity) -> dict[str, Service]:
     """The patterns of the safelist, as what they are matched as, by the entry of the file."""
-    return {
-        entry: Service(SAFELIST.format(place), {RAM: 1}, process_pattern=entry)
-        for place, entry in enumerate(capacity.sentinel.safelist)
-        if entry not in capacity.services
-    }
+    patterns = [entry for entry in capacity.sentinel.safelist if entry not in capacity.services]
+    free = (name for number in itertools.count() if (name := SAFELIST.format(number)) not in capacity.services)
+    return {entry: Service(name, {RAM: 1}, process_pattern=entry) for entry, name in zip(patterns, free, strict=False)}
 
 
 def _overtaken(before: Standing, now: Standing, capacity: Capacity) -> bool:

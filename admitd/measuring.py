@@ -10,6 +10,7 @@ from admitd.core.terms import ProcessId
 from admitd.core.units import MIB
 from admitd.gate import Gate
 from admitd.memory import Memory
+from admitd.memory.gpus import Gpus
 from admitd.processes.cputime import CpuTimes
 
 LOOK_EVERY_S: Final = 0.25
@@ -24,11 +25,14 @@ Who = Callable[[], Sequence[ProcessId]]
 @dataclass(slots=True)
 class Measured:
     """What was seen so far, in bytes. `kernel_peak` is the kernel's own, since the process started: it misses nothing,
-    and is there only where there was one process all the while."""
+    and is there only where there was one process all the while. `group_peak`: of the control group that they have to
+    themselves, files that the kernel caches for it included, so no budget. `gpu_peaks`: by GPU, which is not RAM."""
 
     peak: int = 0
     last: int = 0
     kernel_peak: int | None = None
+    group_peak: int | None = None
+    gpu_peaks: dict[str, int] = field(default_factory=dict)
     looks: int = 0
     unreadable: int = 0
     began_s: float | None = None
@@ -50,9 +54,10 @@ class Measured:
 class Measuring:
     """Looks at those whom `who` names, and at their children."""
 
-    def __init__(self, who: Who, memory: Memory, times: CpuTimes) -> None:
+    def __init__(self, who: Who, memory: Memory, times: CpuTimes, gpus: Gpus | None = None) -> None:
         self._who = who
         self._memory = memory
+        self._gpus = gpus
         self._times = times
         self._known: tuple[ProcessId, ...] = ()
         self._found_at_s: float | None = None
@@ -75,6 +80,10 @@ class Measuring:
             seen.kernel_peak = self._memory.peak(self._known[0]) or seen.kernel_peak
         else:
             seen.kernel_peak = None
+        seen.group_peak = self._memory.group_peak(self._known) or seen.group_peak
+        if self._gpus is not None:
+            for gpu, amount in self._gpus.held({each.pid for each in self._known}).items():
+                seen.gpu_peaks[gpu] = max(seen.gpu_peaks.get(gpu, 0), amount)
         return held
 
     def find(self, now: float) -> tuple[ProcessId, ...]:

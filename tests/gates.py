@@ -80,6 +80,12 @@ class Quiet:
     def footprint(self, processes: Sequence[ProcessId], enough: int) -> int | None:
         return None
 
+    def peak(self, process: ProcessId) -> int | None:
+        return None
+
+    def group_peak(self, processes: Sequence[ProcessId]) -> int | None:
+        return None
+
 
 def no_checks(commands: Mapping[str, Command]) -> Mapping[str, Check]:
     raise AssertionError(f"no check is to run here, and not {', '.join(commands)}")

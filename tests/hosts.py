@@ -30,6 +30,16 @@ def free_port() -> int:
         return port
 
 
+def command_lines() -> dict[int, bytes]:
+    """The command line of each process there is, words parted by a space."""
+    lines: dict[int, bytes] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdecimal():
+            with contextlib.suppress(OSError):
+                lines[int(entry)] = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ")
+    return lines
+
+
 @dataclass
 class Host:
     """A machine with a pool of 1,000 MB, and services whose servers are `sleep` with a number of their own.
@@ -95,11 +105,10 @@ class Host:
         """Which processes are, or will become, the server of which service."""
         names = {self.number(name).encode(): name for name in self.budgets}
         found: dict[int, str] = {}
-        for entry in os.listdir("/proc"):
-            if entry.isdecimal():
-                with contextlib.suppress(OSError):
-                    line = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ")
-                    found |= {int(entry): name for number, name in names.items() if b"sleep " + number in line}
+        for pid, line in command_lines().items():
+            for number, name in names.items():
+                if b"sleep " + number in line:
+                    found[pid] = name
         return found
 
     def servers(self) -> list[str]:

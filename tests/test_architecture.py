@@ -67,6 +67,7 @@ ORDER = (
     "admitd/boot.py",
     "admitd/trail.py",
     "admitd/journal.py",
+    "admitd/footprints.py",
     "admitd/gate.py",
     "admitd/flight.py",
     "admitd/probe.py",

@@ -1,20 +1,16 @@
-"""Telling people: channels that fail, hang or are missing; floods; and secrets that stay secret.
-
-Apprise itself is not needed: a stand-in with the same few functions takes its place.
-"""
+"""Telling people: channels that fail, hang or are missing; floods; and secrets that stay secret."""
 
 from __future__ import annotations
 
+import http.server
 import json
 import logging
 import os
 import select
 import sys
 import threading
-import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
@@ -26,6 +22,9 @@ from admitd.core.grouping import Message
 from admitd.core.terms import Sentinel
 from admitd.journal import Journal
 from admitd.notify import Notifier
+
+# Apprise imports it on a Python that still has it.
+pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
 
 SECRET = "hunter2"
 URL = f"ntfy://me:{SECRET}@ntfy.example/topic-{SECRET}"
@@ -247,58 +246,68 @@ def test_channels_are_made_as_declared_and_named_without_secrets() -> None:
     assert channels.of(Sentinel()) == []
 
 
-class StandInApprise:
-    """The few functions of Apprise that are used; it logs secrets, as the real one may."""
-
-    log: ClassVar[list[tuple[str, str, str, str]]] = []
-    taken: ClassVar[bool] = True
+class Inbox:
+    """A web service that takes what Apprise posts to it, with an answer of the test's choice."""
 
     def __init__(self) -> None:
-        self.url = ""
+        self.taken: list[tuple[str, dict[str, str]]] = []
+        self.status = 200
+        inbox = self
 
-    def add(self, url: str) -> bool:
-        self.url = url
-        return url.startswith("ntfy://")
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                inbox.taken.append((self.headers["Authorization"] or "", json.loads(body)))
+                self.send_response(inbox.status)
+                self.end_headers()
 
-    def notify(self, body: str, title: str, notify_type: str, body_format: str) -> bool:
-        logging.getLogger("apprise").warning("sending to %s", self.url)
-        self.log.append((title, body, notify_type, body_format))
-        return self.taken
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def url(self) -> str:
+        return f"json://me:{SECRET}@127.0.0.1:{self.server.server_port}/{SECRET}"
 
 
 @pytest.fixture
-def apprise(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[StandInApprise]]:
-    module = types.ModuleType("apprise")
-    module.Apprise = StandInApprise  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "apprise", module)
-    StandInApprise.log, StandInApprise.taken = [], True
-    yield StandInApprise
+def inbox() -> Iterator[Inbox]:
+    inbox = Inbox()
+    yield inbox
+    inbox.server.shutdown()
+    inbox.server.server_close()
 
 
 @pytest.mark.parametrize(("event", "kind"), [(WOKEN, "warning"), (CLOSED, "failure")])
-def test_apprise_is_given_plain_text(apprise: type[StandInApprise], event: Event, kind: str) -> None:
-    assert AppriseChannel("n", URL).send(message(event)) is None
+def test_apprise_brings_plain_text_to_where_its_url_says(inbox: Inbox, event: Event, kind: str) -> None:
     said = message(event)
-    assert apprise.log == [(said.title, said.body, kind, "text")]
+    assert AppriseChannel("n", inbox.url()).send(said) is None
+    ((authorization, body),) = inbox.taken
+    assert authorization.startswith("Basic ")
+    assert (body["title"], body["message"], body["type"]) == (said.title, said.body, kind)
 
 
 def test_what_apprise_logs_goes_nowhere(
-    apprise: type[StandInApprise], capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    inbox: Inbox, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    AppriseChannel("n", URL).send(message(WOKEN))
+    inbox.status = 500
+    caplog.set_level(logging.DEBUG, "apprise")
+    AppriseChannel("n", inbox.url()).send(message(WOKEN))
     out = capfd.readouterr()
+    assert len(inbox.taken) == 1
     assert SECRET not in out.out + out.err + caplog.text
 
 
-@pytest.mark.parametrize(("url", "taken"), [("nosuch://x", True), (URL, False)])
-def test_what_apprise_does_not_take_is_said_without_the_url(
-    apprise: type[StandInApprise], url: str, taken: bool
-) -> None:
-    apprise.taken = taken
-    why = AppriseChannel("n", url).send(message(WOKEN))
-    assert why
-    assert SECRET not in why
-    assert "nosuch" not in why
+def test_what_was_not_taken_is_said_without_the_url(inbox: Inbox) -> None:
+    inbox.status = 403
+    why = AppriseChannel("n", inbox.url()).send(message(WOKEN))
+    assert why == "it was not taken; try the URL with Apprise's own command, apprise -vv"
+
+
+def test_a_url_that_is_none_of_apprise_is_said_without_it() -> None:
+    why = AppriseChannel("n", f"nosuch://{SECRET}").send(message(WOKEN))
+    assert why == "Apprise takes it for no URL of its own; see its list of services"
 
 
 def test_without_apprise_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

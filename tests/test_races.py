@@ -24,7 +24,7 @@ from admitd.core.verdict import Admitted
 from admitd.gate import Answer, Ask, Gate
 from admitd.reservations import Reservations
 from tests.gates import REAL, Quiet, Undisturbed, files, held, me, no_checks, until, words
-from tests.hosts import ADMIT, Host, answer, connect, daemon, send, start
+from tests.hosts import ADMIT, Host, answer, command_lines, connect, daemon, send, start
 
 ROOT = Path(__file__).parents[1]
 KILLS_OF_LOADERS, KILLS_OF_HOLDERS, KILLS_OF_COMMANDS, KILLS_OF_DAEMONS = 130, 40, 20, 10
@@ -156,6 +156,7 @@ class Loaders:
     """Processes that load as `admit load` does."""
 
     def __init__(self, host: Host) -> None:
+        self._host = host
         self.logs = host.home / "logs"
         self.logs.mkdir()
         self._worker = subprocess.Popen(
@@ -171,6 +172,11 @@ class Loaders:
         self._worker.stdin.write(f"{service} {how}\n")
         self._worker.stdin.flush()
         return int(self._worker.stdout.readline())
+
+    def have_gone(self) -> bool:
+        """Whether neither a loader is left, nor what one has forked that has not become a load command yet."""
+        worker = f"tests.workers.loaders {self._host.config}".encode()
+        return [pid for pid, line in command_lines().items() if worker in line] == [self._worker.pid]
 
     def close(self) -> None:
         self._worker.communicate(timeout=20)
@@ -225,7 +231,7 @@ def test_loaders_killed_at_random_points(six: Host, loaders: Loaders) -> None:
             loaded_after_all += len(six.servers())
             for pid in pids:
                 kill(pid)
-            until(lambda pids=pids: all(is_gone(pid) for pid in pids))
+            until(loaders.have_gone)
             six.clear()
             watch.next_admission_works()
     assert loaded_after_all > KILLS_OF_LOADERS / 4  # else nothing of it was tested

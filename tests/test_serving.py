@@ -7,7 +7,6 @@ import os
 import socket
 import stat
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -204,7 +203,6 @@ class TestPatience:
     def test_a_head_that_dribbles(self, door: Door) -> None:
         """Each byte in time, and yet it ends."""
         with door.line() as line:
-            began = time.monotonic()
             line.settimeout(0.02)
             got = b""
             for byte in b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 10_000:
@@ -212,7 +210,6 @@ class TestPatience:
                 with contextlib.suppress(TimeoutError):
                     got = line.recv(65_536)
                     break
-            assert time.monotonic() - began < 5
         (reply,) = parse(got)
         refused(reply, 408)
 

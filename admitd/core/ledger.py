@@ -14,10 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from admitd.core import headroom
 from admitd.core.terms import (
     NOTHING,
+    RAM,
     Amounts,
     Capacity,
     Check,
@@ -29,6 +31,13 @@ from admitd.core.terms import (
     View,
     Waiter,
 )
+from admitd.core.units import MIB, show_duration, to_mb
+
+FAR_BELOW: Final = 0.5
+"""Of its budget: a service that never held more has a budget that keeps others out for nothing."""
+SETTLED_S: Final = 600.0
+"""So long a service is there, and at least its load_timeout_s, before what it never held says anything."""
+WORTH_TELLING: Final = 1024 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +240,28 @@ def _warnings(accounts: Mapping[str, Account], view: View) -> Iterator[str]:
             yield f"{name}: its loaded_check_cmd could not be run: {account.check.detail}"
         if account.measured and account.state.is_loaded and not headroom.fits(account.measured, account.service.budget):
             yield f"{name} holds more than its budget: it is charged what it holds (admit status)"
+        peak = view.peaks.get(name)
+        if peak is not None and _is_far_below(account, peak):
+            yield (
+                f"{name} has held {to_mb(peak[RAM]):,} MB at most since it started "
+                f"{show_duration(60 * round((_age_s(account) or 0) / 60))} ago, and its budget is "
+                f"{to_mb(account.service.budget[RAM]):,} MB: use it as you mean to and run admit measure {name}"
+            )
     for held in view.reservations:
         if held.damaged:
             yield f"{held.service}: a damaged reservation record is charged its whole budget until it expires"
+
+
+def _is_far_below(account: Account, peak: Amounts) -> bool:
+    """Whether its budget lies: it was there long enough to be used, and half of the budget was never needed."""
+    budget, age_s = account.service.budget.get(RAM, 0), _age_s(account)
+    if account.state is not State.LOADED or age_s is None or age_s < max(SETTLED_S, account.service.load_timeout_s):
+        return False
+    return peak.get(RAM, 0) < budget * FAR_BELOW and budget - peak.get(RAM, 0) >= WORTH_TELLING
+
+
+def _age_s(account: Account) -> float | None:
+    """How long its youngest process has been there; None where that is not known of each."""
+    ages = [process.age_s for process in account.processes]
+    known = [age_s for age_s in ages if age_s is not None]
+    return min(known) if known and len(known) == len(ages) else None

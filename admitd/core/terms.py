@@ -264,5 +264,6 @@ class View:
     reservations: tuple[Reservation, ...] = ()
     waiters: tuple[Waiter, ...] = ()
     footprints: Mapping[str, Amounts] = field(default_factory=dict)
+    peaks: Mapping[str, Amounts] = field(default_factory=dict)
     unread: tuple[Unread, ...] = ()
     warnings: tuple[str, ...] = ()

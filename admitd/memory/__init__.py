@@ -28,6 +28,10 @@ class Memory(Protocol):
     def peak(self, process: ProcessId) -> int | None:
         """The most that one process ever held, as the kernel has it; None where it is gone or can't be read."""
 
+    def group_peak(self, processes: Sequence[ProcessId]) -> int | None:
+        """The most that the control group of these processes ever held, cached files included; None where others are
+        in it too, or the system has no such groups."""
+
 
 class Alarm(Protocol):
     """What tells of memory pressure at once, so that nobody has to look for it."""

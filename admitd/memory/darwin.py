@@ -113,6 +113,9 @@ class DarwinMemory:
             return None
         return found.peak if found is not None and self._is_still(process) else None
 
+    def group_peak(self, processes: Sequence[ProcessId]) -> int | None:
+        return None
+
     def _is_still(self, process: ProcessId) -> bool:
         return start_token(process.pid, self._libc) == process.started
 

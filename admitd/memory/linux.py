@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from admitd.core.pressure import linux_level
 from admitd.core.terms import RAM, ProcessId, Reading
+from admitd.memory.groups import own_peak
 from admitd.memory.shared import SharedPages
 
 # Where a container's own limit stands: the root of the control groups as they are seen from here, v2 and v1. On the
@@ -102,6 +103,9 @@ class LinuxMemory:
             return _amount(text, b"\nVmHWM:") if self._started(process.pid) == process.started else None
         except OSError:
             return None
+
+    def group_peak(self, processes: Sequence[ProcessId]) -> int | None:
+        return own_peak(processes, self._proc, self._groups)
 
     def _held(self, processes: Sequence[ProcessId]) -> dict[ProcessId, _Held]:
         """Those that still are there; OSError for one that is and can't be read."""

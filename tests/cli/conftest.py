@@ -28,6 +28,7 @@ BIN = Path(sys.executable).parent
 STANDIN = Path(__file__).with_name("standin.py")
 POOL_MB = 10_000
 PATIENCE_S = 60.0
+INSIDE = "deciding in this process, by the same rules"
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,11 @@ class Desk:
                 process.kill()
                 raise
         return Done(process.returncode, out or "", err or "")
+
+    def open_for(self, door: str) -> None:
+        """Have the commands decide by a daemon, or by themselves."""
+        if door == "daemon":
+            self.daemon()
 
     def daemon(self, *words: str | Path, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
         """Start the daemon, and wait until it listens."""

@@ -190,6 +190,7 @@ class FakeMemory:
 
     held: int | None = None
     most: int | None = None
+    of_group: int | None = None
 
     def footprint(self, processes: Sequence[ProcessId], enough: int) -> int | None:
         assert enough == 0, "a figure up to `enough` may be a guess"
@@ -197,6 +198,9 @@ class FakeMemory:
 
     def peak(self, process: ProcessId) -> int | None:
         return self.most
+
+    def group_peak(self, processes: Sequence[ProcessId]) -> int | None:
+        return self.of_group
 
 
 class FakeTimes:

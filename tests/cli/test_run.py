@@ -16,14 +16,9 @@ SHOW = (
 )
 
 
-def open_for(desk: Desk, door: str) -> None:
-    if door == "daemon":
-        desk.daemon()
-
-
 def test_it_becomes_the_command_with_the_same_pid_environment_folder_and_files(desk: Desk, door: str) -> None:
     desk.declare(desk.service("job"))
-    open_for(desk, door)
+    desk.open_for(door)
     given = desk.home / "given"
     given.write_text("typed")
     with given.open() as stdin:
@@ -52,7 +47,7 @@ def test_its_exit_code_is_the_commands(desk: Desk) -> None:
 
 def test_refused_is_2_and_the_command_never_starts(desk: Desk, door: str) -> None:
     desk.declare(desk.service("big"), desk.service("job", 5000))
-    open_for(desk, door)
+    desk.open_for(door)
     desk.start_by_hand("big")
     begun = desk.home / "begun"
     done = desk.admit("run", "job", "--", "touch", begun).must(2)
@@ -79,7 +74,7 @@ def test_the_remedy_of_waiting_is_to_wait_with_run_and_works(desk: Desk) -> None
 
 def test_a_command_that_is_not_there_is_1_and_gives_back(desk: Desk, door: str) -> None:
     desk.declare(desk.service("job"))
-    open_for(desk, door)
+    desk.open_for(door)
     done = desk.admit("run", "job", "--", "/no/such/server").must(1)
     assert "admit: /no/such/server cannot be run: No such file or directory" in done.err
     assert desk.held() == []
@@ -101,7 +96,7 @@ def test_the_reservation_ends_when_it_is_visible(desk: Desk) -> None:
 
 def test_until_then_it_is_reserved_for_this_process_and_ends_with_it(desk: Desk, door: str) -> None:
     desk.declare(desk.service("job"))
-    open_for(desk, door)
+    desk.open_for(door)
     process = desk.begin("run", "job", "--", "sleep", "1000.145")
     wait_until(desk.held)
     status = desk.admit("status", "--json").must(0).json
@@ -172,7 +167,7 @@ def test_ctrl_c_in_the_queue(desk: Desk, sig: signal.Signals) -> None:
 
 def test_no_file_of_admits_own_reaches_the_command(desk: Desk, door: str) -> None:
     desk.declare(desk.service("job"))
-    open_for(desk, door)
+    desk.open_for(door)
     done = desk.admit("run", "job", "--", "ls", "-l", "/proc/self/fd").must(0)
     numbers = [int(line.split(" -> ")[0].split()[-1]) for line in done.out.splitlines() if " -> " in line]
     assert sorted(numbers) in ([0, 1, 2, 3], [0, 1, 2])  # 3 is the folder that ls reads

@@ -15,6 +15,7 @@ from tests.core.worlds import (
     loaded,
     mb,
     mentioned,
+    peak,
     pid_of,
     ram,
     reserved,
@@ -29,6 +30,8 @@ WORLD = capacity(
     service("both", 4_000, **BOTH),
     service("vm", 2_000, pinned=True),
     service("y", 6_000),
+    service("slow", 4_000, load_timeout_s=3_600.0),
+    service("small", 1_000),
     pool_mb=20_000,
 )
 
@@ -229,6 +232,11 @@ def test_which_reservations_stand(seen: list[Seen], live: list[str]) -> None:
         ),
         pytest.param([loaded("x"), footprint("x", 4_001)], ["x holds more than its budget"], id="a runaway"),
         pytest.param([reserved("x", damaged=True)], ["x: a damaged reservation"], id="a damaged record"),
+        pytest.param(
+            [loaded("x", age_s=7_200), peak("x", 1_999)],
+            ["x has held 1,999 MB at most since it started 2h ago", "4,000 MB", "admit measure x"],
+            id="a budget twice as large as what it ever held",
+        ),
     ],
 )
 def test_what_a_look_warns_of(seen: list[Seen], words: list[str]) -> None:
@@ -244,6 +252,12 @@ def test_what_a_look_warns_of(seen: list[Seen], words: list[str]) -> None:
         pytest.param([loaded("x"), footprint("x", 4_000)], id="a service within its budget"),
         pytest.param([loaded("x", 11), loaded("x", 12)], id="two processes of one service"),
         pytest.param([reserved("x")], id="a sound reservation"),
+        pytest.param([loaded("x", age_s=7_200), peak("x", 2_000)], id="one that held half of its budget once"),
+        pytest.param([loaded("x", age_s=599), peak("x", 10)], id="one that may not have been used yet"),
+        pytest.param([loaded("slow", age_s=3_599), peak("slow", 10)], id="one that may still be loading"),
+        pytest.param([loaded("x", age_s=None), peak("x", 10)], id="one of unknown age"),
+        pytest.param([loaded("x", stopped=True, age_s=7_200), peak("x", 10)], id="one that is stopped"),
+        pytest.param([loaded("small", age_s=7_200), peak("small", 10)], id="one whose budget keeps nobody out"),
     ],
 )
 def test_an_ordinary_look_warns_of_nothing(seen: list[Seen]) -> None:

