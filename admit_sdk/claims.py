@@ -4,8 +4,8 @@ Rules of this file, on which the proof rests (tests/sdk):
 - Under the lock nothing waits, nothing is called back and nothing of the app runs; so asking never blocks on anything
   slow.
 - A grant is one entry of `_claims`; whoever takes it out gives the bytes back, so that it counts once.
-- Finalizers never take the lock, since one may run while its own thread holds it: they leave the number in `_loose`,
-  and whoever has the lock next takes it up before anything else.
+- Giving back takes no lock, since a finalizer or a signal handler may do it while its own thread holds the lock: the
+  number is left in `_loose`, and whoever has the lock next takes it up before anything else.
 - An exception may come between any two steps (a signal, another thread's): `_torn` tells the next one, who then counts
   anew.
 - Nothing rests on an interpreter's own lock: builds without one are as safe.
@@ -36,7 +36,7 @@ class Claims:
         self._free = whole_bytes
         self._serial = 0
         self._torn = False
-        self._loose: deque[int] = deque()  # serials to give back; negative: all of a thread that died
+        self._loose: deque[int] = deque()  # serials given back; negative: all of a thread that died
         self._line = Line()
         self._threads = 0
         self._here = threading.local()
@@ -52,7 +52,7 @@ class Claims:
         self._torn = False
 
     def _settle(self) -> None:
-        """Take up what finalizers left, and count anew where somebody was interrupted."""
+        """Take up what was given back, and count anew where somebody was interrupted."""
         while self._loose:
             number = self._loose[0]
             if number < 0:
@@ -75,20 +75,7 @@ class Claims:
     # For guards. A serial that is not held any more is no fault of theirs, except where it says so.
 
     def give_back(self, serial: int) -> None:
-        """End a grant; nothing happens where it has ended."""
-        with self._lock:
-            if self._loose or self._torn:
-                self._settle()
-            self._torn = True
-            claim = self._claims.pop(serial, None)
-            if claim is not None:
-                self._free += claim[0]
-            self._torn = False
-            if self._line:
-                self._line.ring_first()
-
-    def abandon(self, serial: int) -> None:
-        """End a grant from a finalizer: takes no lock, and counts before anybody is refused for it."""
+        """End a grant, once. Takes no lock, and counts before anybody is refused for it."""
         self._loose.append(serial)
         if self._line:
             self._line.ring_first()

@@ -104,7 +104,7 @@ class AllocationGuard:
         try:
             held = governor.reserved_at_a_glance(serial)
         finally:
-            governor.abandon(serial)
+            governor.give_back(serial)
         if held and not sys.is_finalizing():
             import warnings
 

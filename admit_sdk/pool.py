@@ -75,7 +75,7 @@ class ModelPool:
         """`prefers_smaller`: asked before each request; where it says so, the declared smaller variant answers
         (admit_sdk/power.py has on_battery). `overrun`: what happens beyond the hard limit, beside that nothing is
         loaded. `told`: called with a model's name, by the thread that it concerns, when it loads, is ready, is dead or
-        failed. Raises ValueError.
+        failed; it must not wait for the pool. Raises ValueError.
         """
         self.governor = governor
         self.soft_bytes = governor.soft_bytes

@@ -225,9 +225,9 @@ def _freed(results: Results) -> tuple[str, bool, str]:
 
 def _pairs(results: Results) -> tuple[str, bool, str]:
     found = part(results, "governing")["pairs"]["1"]
-    per_s = int(found["per_s"])
-    why = f"something else ran: the best round of the same run reached {int(found['best_per_s']):,}"
-    return f"{per_s:,} a second", per_s >= 300_000, why
+    by_clock, by_processor = int(found["per_s"]), int(found["per_processor_s"])
+    why = "each pair is two calls, a lock, a dictionary and an object with a finalizer, all in Python"
+    return f"{by_processor:,} a second of its processor ({by_clock:,} by the clock)", by_processor >= 300_000, why
 
 
 def _crowded_pairs(results: Results) -> tuple[str, bool, str]:

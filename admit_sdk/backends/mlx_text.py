@@ -72,7 +72,7 @@ class LoadedText:
     def run(self, request: Request[Any], check: Check) -> Steps:
         if not isinstance(request, TextToText):
             raise wrong_kind(self._model, request)
-        return self._generate(request, self._tokens(request), check)
+        return self._generate(request, self._tokens(request))
 
     def unload(self) -> None:
         del self._loaded, self._tokenizer
@@ -88,7 +88,7 @@ class LoadedText:
         fit(self._model, len(whole), request.max_tokens)
         return whole
 
-    def _generate(self, request: TextToText, tokens: list[int], check: Check) -> Steps:
+    def _generate(self, request: TextToText, tokens: list[int]) -> Steps:
         """The cache lives in this frame: it goes when the generator ends, or is closed."""
         cache = make_prompt_cache(self._loaded)
         detokenizer = self._tokenizer.detokenizer
@@ -98,7 +98,7 @@ class LoadedText:
         made = 0
         steps: Generator[Any, None, None] | None = None
         try:
-            rest = yield from self._prefill(mx.array(tokens), cache, check)
+            rest = yield from self._prefill(mx.array(tokens), cache)
             steps = generate_step(
                 rest, self._loaded, max_tokens=request.max_tokens, sampler=_sampler(request), prompt_cache=cache
             )
@@ -121,7 +121,7 @@ class LoadedText:
             cache.clear()
             after_request()
 
-    def _prefill(self, prompt: mx.array, cache: list[Any], check: Check) -> Generator[None, None, mx.array]:
+    def _prefill(self, prompt: mx.array, cache: list[Any]) -> Generator[None, None, mx.array]:
         """Work through all of a prompt but its last token, in steps short enough to be cancelled between."""
         chunk = CHUNK_LEAST
         while len(prompt) > 1:
@@ -133,7 +133,6 @@ class LoadedText:
             prompt = prompt[count:]
             took = max(time.monotonic() - began, 1e-4)
             chunk = min(CHUNK_MOST, 2 * chunk, max(CHUNK_LEAST, int(count * CHUNK_S / took)))
-            check()
             yield None
         return prompt
 

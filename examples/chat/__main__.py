@@ -1,6 +1,7 @@
 """Run it: python -m examples.chat FOLDER [--smaller FOLDER] [--soft 4GiB --hard 5GiB] [--save FILE]
 
-FOLDER is a model for mlx-lm. Ctrl-C stops an answer; /evict unloads the model, /status shows memory, /quit ends.
+FOLDER is a model for mlx-lm. Ctrl-C stops an answer; /evict unloads the model, /new forgets what was said,
+/status shows memory, /quit ends.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Chat:
             print(words.refusal(why))
             return
         except (ModelFailed, ValueError) as why:
-            print(f"No answer: {why}")
+            print(f"No answer: {why} (/new begins a new conversation)")
             return
         print(flush=True)
         self.turns += [Message("user", said), Message("assistant", text)]
@@ -101,6 +102,8 @@ class Chat:
                 return
             if said == "/status":
                 print(words.status(pool))
+            elif said == "/new":
+                self.turns.clear()
             elif said == "/evict":
                 print(f"{pool.evict('chat')} unloaded")
             elif said:

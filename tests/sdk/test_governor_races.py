@@ -302,16 +302,48 @@ def test_an_exception_at_each_point_where_one_can_come_leaves_nothing_behind() -
     if not points and sys.version_info[:2] == (3, 12):
         pytest.skip("Python 3.12 tells a tracer of no opcodes where it asks for them in the frame's first event")
     assert len(points) > 100
-    assert {each.partition(":")[0] for each in points} >= {"Claims._grant", "Claims.give_back", "Claims.replace"}
+    assert {each.partition(":")[0] for each in points} >= {"Claims._grant", "Claims._settle", "Claims.replace"}
 
 
-def test_finalizers_that_run_under_the_lock_neither_hang_nor_get_lost() -> None:
-    """As the garbage collector may have it: in the thread that holds the lock, at any allocation."""
+def test_what_is_given_back_under_the_lock_neither_hangs_nor_gets_lost() -> None:
+    """As the garbage collector and signals may have it: in the thread that holds the lock."""
     governor = MemoryGovernor(WHOLE, watch=False)
     kept = [governor.try_allocate(100) for _ in range(5)]
     with without_warnings(), governor._lock:
+        kept.pop().release()
+        with kept.pop():
+            pass
         kept.clear()
     assert governor.allocated_bytes == 0
+
+
+class Owner:
+    """An object of the app that gives its guard back when it is collected, which in a cycle the collector does."""
+
+    def __init__(self, guard: AllocationGuard) -> None:
+        self.guard = guard
+        self.itself = self
+
+    def __del__(self) -> None:
+        self.guard.release()
+
+
+def test_an_app_whose_objects_release_when_they_are_collected_never_hangs() -> None:
+    governor = MemoryGovernor(WHOLE, watch=False)
+    kept: list[AllocationGuard] = []  # the guards themselves are not collected: only what releases them is
+    before = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(1, 1, 1)  # the collector comes at nearly every allocation, under the lock as well
+    try:
+        for _ in range(500):
+            kept.append(governor.try_allocate(1))
+            Owner(kept[-1])
+            governor.holdings()
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
+    gc.collect()
+    assert_whole(governor)
 
 
 def test_those_who_wait_by_the_hundred_all_get_their_turn() -> None:

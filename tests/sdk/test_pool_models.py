@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from tests.gates import until
 from tests.sdk.counting import states
 
 mx = pytest.importorskip("mlx.core")
-pytest.importorskip("mlx_lm")
+MlxText = pytest.importorskip("admit_sdk.backends.mlx_text").MlxText
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS_MB = 194
@@ -156,10 +158,29 @@ def test_a_cancelled_request_releases_its_cache(make: Make, mlx_model: Callable[
     assert pool.ask("a", ask()).tokens > 0
 
 
-def test_a_long_prompt_can_be_cancelled_before_its_first_token(make: Make, mlx_model: Callable[..., Path]) -> None:
-    pool = make(text("a", mlx_model("--kv"), context=4000), soft_mb=4000)
+def test_a_long_prompt_is_worked_on_in_steps_between_which_it_can_be_cancelled(
+    make: Make, mlx_model: Callable[..., Path]
+) -> None:
+    declared = text("a", mlx_model("--kv"), context=1000)
+    long = ask(10, "word " * 50)
+    before_the_first: list[object] = []
+
+    def run() -> None:
+        """In a thread of its own, as a worker does: it gives its streams back."""
+        loaded = MlxText().load(declared, 4 << 30, 4 << 30)
+        steps = loaded.run(long, lambda: None)
+        before_the_first.extend(itertools.takewhile(lambda step: step is None, steps))
+        steps.close()
+        loaded.unload()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(100)
+    assert len(before_the_first) >= 3
+
+    pool = make(declared, soft_mb=3000)
     pool.ask("a", ask())
-    ticket = pool.submit("a", ask(10, "word " * 700))
+    ticket = pool.submit("a", long)
     until(lambda: states(pool) == {"a": State.BUSY})
     ticket.cancel()
     with pytest.raises(Aborted):
