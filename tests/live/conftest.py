@@ -9,9 +9,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.live.sentinels import Guard, environment
 from tests.live.servers import GEAR, Servers
 
 MakeModel = Callable[..., Path]
@@ -98,3 +100,21 @@ def free_port() -> Callable[[], int]:
                 return port
 
     return free_port
+
+
+@pytest.fixture
+def guard(servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Guard]]:
+    """`guard(services, **settings)` makes a sentinel; a test starts it by `with`."""
+    environment(monkeypatch, servers)
+    made: list[Guard] = []
+
+    def make(services: dict[str, Any], **settings: Any) -> Guard:
+        folder = tmp_path / f"guard-{len(made)}"
+        folder.mkdir()
+        kept = {name: settings.pop(name) for name in ("watch", "clock") if name in settings}
+        made.append(Guard(folder, servers, services, settings, **kept))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.sentinel.stop()

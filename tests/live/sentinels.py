@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -198,3 +200,16 @@ def environment(monkeypatch: Any, servers: Servers) -> None:
 
 
 MakeGuard = Callable[..., Guard]
+
+
+SLEEPER = "#!{}\nimport time\nprint('up', flush=True)\ntime.sleep(600)\n"
+
+
+def sleeper(servers: Servers, folder: Path, name: str) -> subprocess.Popen[bytes]:
+    """A program of that name, which does nothing."""
+    program = folder / name
+    program.write_text(SLEEPER.format(sys.executable))
+    program.chmod(0o700)
+    process = servers.start(program)
+    wait_until(lambda: "up" in servers.log(process))
+    return process

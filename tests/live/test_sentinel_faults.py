@@ -17,29 +17,13 @@ import pytest
 import yaml
 
 from tests.daemons import Daemon, prepared
-from tests.live.sentinels import Guard, become, environment, hits, listens, stand_in, start_stand_in, state
+from tests.live.sentinels import Guard, become, hits, listens, stand_in, start_stand_in, state
 from tests.live.servers import Servers, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 
 FreePort = Callable[[], int]
 MakeGuard = Callable[..., Guard]
-
-
-@pytest.fixture
-def guard(servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeGuard]:
-    environment(monkeypatch, servers)
-    made: list[Guard] = []
-
-    def make(services: dict[str, Any], **settings: Any) -> Guard:
-        folder = tmp_path / f"guard-{len(made)}"
-        folder.mkdir()
-        made.append(Guard(folder, servers, services, settings))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.sentinel.stop()
 
 
 @pytest.fixture

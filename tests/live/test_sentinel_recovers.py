@@ -1,0 +1,328 @@
+"""A server that no longer answers, and faults of every kind: recovered where that helps, and left alone elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import pytest
+
+from admitd.gate import Answer, Ask
+from tests.gates import held
+from tests.live.sentinels import (
+    Guard,
+    become,
+    hits,
+    stand_in,
+    start_stand_in,
+)
+from tests.live.servers import Servers, wait_until
+
+# What a recovery starts goes on by itself: nobody waits for it, which subprocess finds worth a warning.
+pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+
+FreePort = Callable[[], int]
+MakeGuard = Callable[..., Guard]
+
+
+# Not answering
+
+
+def test_one_that_hangs_is_recovered_after_the_third_probe_and_answers_again(
+    servers: Servers, free_port: FreePort, guard: MakeGuard
+) -> None:
+    port = free_port()
+    process = start_stand_in(servers, port)
+    with guard({"chat": stand_in(port)}) as at_work:
+        at_work.rounds(3)
+        assert at_work.kinds() == []
+        become(port, "hang")
+        recovered = at_work.wait_for("recovered")
+        assert at_work.pids("chat") != [process.pid]
+        before = len(at_work.events)
+        at_work.rounds(4)
+    assert hits(port) >= 2, "it is probed on, and answers"
+    kinds = at_work.kinds()
+    assert kinds[: kinds.index("recovering")] == ["probe_failed"] * 3
+    assert [kind for kind in kinds if kind in ("unloaded", "admitted", "loaded", "recovered")] == [
+        "unloaded",
+        "admitted",
+        "loaded",
+        "recovered",
+    ]
+    assert at_work.events[before:] == []
+    assert "was hung and is back after" in recovered.text
+    assert at_work.gate.records.standing(at_work.gate.capacity()).reservations == ()
+
+
+def test_a_stopped_server_off_the_safelist_does_not_answer_and_is_recovered(
+    servers: Servers, free_port: FreePort, guard: MakeGuard
+) -> None:
+    port = free_port()
+    process = start_stand_in(servers, port)
+    with guard({"chat": stand_in(port)}) as at_work:
+        process.send_signal(signal.SIGSTOP)
+        at_work.wait_for("recovered")
+        assert hits(port) >= 1
+    assert "woken" not in at_work.kinds()
+
+
+def test_a_stopped_mlx_server_off_the_safelist_is_recovered_and_answers(
+    servers: Servers, mlx_model: Any, free_port: FreePort, guard: MakeGuard
+) -> None:
+    port = free_port()
+    command = f"mlx_lm.server --model {mlx_model()} --port {port}"
+    server = servers.start(*command.split())
+    servers.answer(port)
+    url = f"http://127.0.0.1:{port}/v1/chat/completions"
+    chat = {
+        "ram_budget_mb": 500,
+        "process_pattern": rf"mlx_lm\.server .*--port {port}",
+        "load_cmd": command,
+        "probe": {"url": url, "timeout_s": 3, "startup_grace_s": 0.1},
+    }
+    with guard({"chat": chat}) as at_work:
+        at_work.rounds(3)
+        assert at_work.kinds() == []
+        server.send_signal(signal.SIGSTOP)
+        at_work.wait_for("recovered", within_s=60)
+        servers.answer(port, within_s=10)
+    assert at_work.kinds("chat").count("probe_failed") == 3
+
+
+def test_a_server_in_a_long_generation_is_not_touched(
+    servers: Servers, mlx_model: Any, free_port: FreePort, guard: MakeGuard
+) -> None:
+    """It answers no probe in time while it computes; busy is not down."""
+    port = free_port()
+    model = mlx_model("--mb", "300")
+    server = servers.start("mlx_lm.server", "--model", model, "--port", str(port))
+    servers.answer(port)
+    chat = {
+        "ram_budget_mb": 800,
+        "process_pattern": rf"mlx_lm\.server .*--port {port}",
+        "load_cmd": "false",
+        "probe": {"url": f"http://127.0.0.1:{port}/v1/chat/completions", "timeout_s": 0.02, "startup_grace_s": 0.1},
+    }
+    body = '{"messages": [{"role": "user", "content": "%s"}], "max_tokens": 2000}' % ("many words " * 2000)
+    generation = servers.start(
+        sys.executable, "-c",
+        "import sys, urllib.request as u\n"
+        "r = u.Request(sys.argv[1], sys.argv[2].encode(), {'Content-Type': 'application/json'})\n"
+        "u.urlopen(r, timeout=600).read(1); print('done')",
+        chat["probe"]["url"], body,
+    )  # fmt: skip
+    with guard({"chat": chat}, probe_interval_s=0.5) as at_work:
+        at_work.wait_for("busy", within_s=20)
+        for _ in range(10):
+            if generation.poll() is None:
+                at_work.rounds(1)
+        assert "recovering" not in at_work.kinds()
+        assert server.poll() is None
+
+
+def test_one_that_works_and_does_not_answer_is_told_once_and_left_alone(
+    servers: Servers, free_port: FreePort, guard: MakeGuard
+) -> None:
+    port = free_port()
+    process = start_stand_in(servers, port)
+    with guard({"chat": stand_in(port)}) as at_work:
+        become(port, "works")
+        at_work.wait_for("busy")
+        at_work.rounds(6)
+        become(port, "ok")
+    assert at_work.kinds() == ["busy"]
+    assert process.poll() is None
+
+
+def test_one_that_never_comes_back_ends_in_gave_up_with_the_count(
+    servers: Servers, free_port: FreePort, guard: MakeGuard
+) -> None:
+    port = free_port()
+    start_stand_in(servers, port, "--mode", "hang")
+    broken = stand_in(port, load_cmd=f"{sys.executable} -c 'import sys; sys.exit(3)'")
+    with guard({"chat": broken}, recoveries_per_hour=3) as at_work:
+        gave_up = at_work.wait_for("gave_up", within_s=40)
+        at_work.rounds(4)
+    assert at_work.kinds("chat").count("recovering") == 3
+    assert at_work.kinds("chat").count("gave_up") == 1
+    assert gave_up.numbers["recoveries"] == 3
+    assert "recovered 3 times" in gave_up.text
+
+
+def test_one_that_comes_back_hung_each_time_ends_in_gave_up(
+    servers: Servers, free_port: FreePort, guard: MakeGuard
+) -> None:
+    port = free_port()
+    start_stand_in(servers, port, "--mode", "hang")
+    hangs = stand_in(port, "--mode", "hang", load_timeout_s=1)
+    with guard({"chat": hangs}, recoveries_per_hour=2) as at_work:
+        gave_up = at_work.wait_for("gave_up", within_s=60)
+    assert at_work.kinds("chat").count("recovering") == 2
+    assert gave_up.numbers["recoveries"] == 2
+
+
+def test_a_refusal_is_told_and_never_forced(servers: Servers, free_port: FreePort, guard: MakeGuard) -> None:
+    """Its place is taken by another as soon as it is unloaded: the pool is the pool."""
+    port, other = free_port(), free_port()
+    start_stand_in(servers, port, "--mode", "hang")
+    start_stand_in(servers, other)
+    services = {
+        "chat": stand_in(port, ram_budget_mb=40_000),
+        "other": stand_in(other, ram_budget_mb=40_000, exclusive_with=["chat"]),
+    }
+    with guard(services) as at_work:
+        refused = at_work.wait_for("refused_recovery")
+        assert at_work.pids("chat") == []
+    assert "never runs beside other" in refused.text
+    assert refused.next == f"admit --config {at_work.file} unload other" or refused.next == "admit unload other"
+
+
+LEFT_ALONE = [
+    ("recover is false", {"recover": False}),
+    ("there is no load_cmd", {"load_cmd": None}),
+]
+
+
+@pytest.mark.parametrize("fields", [pytest.param(fields, id=why) for why, fields in LEFT_ALONE])
+def test_a_hung_one_is_only_told_where(
+    servers: Servers, free_port: FreePort, guard: MakeGuard, fields: dict[str, Any]
+) -> None:
+    port = free_port()
+    process = start_stand_in(servers, port, "--mode", "hang")
+    with guard({"chat": stand_in(port, **fields)}) as at_work:
+        at_work.wait_for("gave_up")
+        at_work.rounds(3)
+    assert "recovering" not in at_work.kinds()
+    assert process.poll() is None
+
+
+def test_what_somebody_is_loading_is_left_alone(servers: Servers, free_port: FreePort, guard: MakeGuard) -> None:
+    port = free_port()
+    process = start_stand_in(servers, port, "--mode", "hang")
+    made = guard({"chat": stand_in(port)})
+    gate = made.gate
+    with gate.records.lock() as lock:
+        held = gate.records.reserve(lock, gate.capacity().services["chat"], gate.table.identify(process.pid))
+    with made as at_work:
+        at_work.rounds(6)
+        assert at_work.kinds() == []
+        gate.records.give_back(held.id)
+        at_work.wait_for("recovering")
+
+
+def test_what_is_unloaded_on_purpose_during_its_recovery_stays_unloaded(
+    servers: Servers, free_port: FreePort, guard: MakeGuard
+) -> None:
+    port = free_port()
+    start_stand_in(servers, port, "--mode", "hang")
+    slow = stand_in(port, load_cmd=f"sleep 3; exec {stand_in(port)['load_cmd']}")
+    with guard({"chat": slow}) as at_work:
+        at_work.wait_for("admitted")
+        at_work.unloaded_by_hand("chat")
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if "sleep 3" in " ".join(child.cmdline()):
+                    child.kill()
+        at_work.wait_for("gave_up")
+        at_work.rounds(6)
+        assert at_work.pids("chat") == []
+    assert at_work.kinds().count("recovering") == 1
+
+
+def test_what_is_unloaded_on_purpose_after_a_failed_recovery_stays_unloaded(
+    servers: Servers, free_port: FreePort, guard: MakeGuard
+) -> None:
+    port = free_port()
+    start_stand_in(servers, port, "--mode", "hang")
+    with guard({"chat": stand_in(port, load_cmd="exit 3")}, probe_interval_s=2) as at_work:
+        at_work.wait_for("load_failed", within_s=30)
+        at_work.rounds(1)
+        at_work.unloaded_by_hand("chat")
+        at_work.rounds(9)
+    assert at_work.kinds().count("recovering") == 1
+
+
+@pytest.mark.parametrize("loader_lives", [True, False])
+def test_a_server_that_keeps_its_lease_is_probed_once_its_loader_is_gone(
+    servers: Servers, free_port: FreePort, guard: MakeGuard, loader_lives: bool
+) -> None:
+    """What a load command started inherits the lease for as long as it lives; only a living loader follows the load."""
+    port = free_port()
+    loader = servers.start("sleep", "600")
+    made = guard({"chat": stand_in(port, load_timeout_s=600)})
+    (answer,), _ = made.gate.decide([Ask("chat", made.gate.table.identify(loader.pid))])
+    assert isinstance(answer, Answer)
+    lease = made.gate.records.lease(held(answer).id)
+    start_stand_in(servers, port, pass_fds=[lease])
+    os.close(lease)
+    if not loader_lives:
+        loader.kill()
+        loader.wait()
+    with made as at_work:
+        at_work.rounds(4)
+        if not loader_lives:
+            wait_until(lambda: hits(port) >= 2)
+    assert len(made.gate.records.standing(made.gate.capacity()).reservations) == 1
+    assert (hits(port) > 0) is not loader_lives
+
+
+# Faults
+
+FAULTS = ["hang", "close", "drip", "fail", "redirect"]
+
+
+@pytest.mark.parametrize("mode", FAULTS)
+def test_a_probe_that_comes_to_nothing_is_bounded_and_counts(
+    servers: Servers, free_port: FreePort, guard: MakeGuard, mode: str
+) -> None:
+    port, elsewhere = free_port(), free_port()
+    start_stand_in(servers, elsewhere)
+    start_stand_in(servers, port, "--mode", mode, "--elsewhere", f"http://127.0.0.1:{elsewhere}/")
+    with guard({"chat": stand_in(port)}) as at_work:
+        at_work.wait_for("recovered")
+    failed = [each for each in at_work.events if each.kind == "probe_failed"]
+    assert len(failed) == 3
+    assert all(float(each.numbers["took_s"] or 0) < 1.0 for each in failed), "the bound is 0.5 s"
+    assert hits(elsewhere) == 0, "a redirect is not followed"
+
+
+def test_a_body_of_a_gigabyte_is_not_read(servers: Servers, free_port: FreePort, guard: MakeGuard) -> None:
+    port = free_port()
+    start_stand_in(servers, port, "--mode", "huge")
+    before = psutil.Process().memory_info().rss
+    with guard({"chat": stand_in(port)}) as at_work:
+        at_work.rounds(4)
+    assert at_work.kinds() == [], "the status came, and that is the answer"
+    assert psutil.Process().memory_info().rss - before < 64 << 20
+
+
+UNLOADS = [
+    ("hangs", "sleep 60"),
+    ("fails", "exit 1"),
+    ("lies", "true"),
+]
+
+
+@pytest.mark.parametrize("unload_cmd", [pytest.param(command, id=why) for why, command in UNLOADS])
+def test_an_unload_cmd_that_does_not_help_ends_in_the_ladder(
+    servers: Servers, free_port: FreePort, guard: MakeGuard, unload_cmd: str
+) -> None:
+    port = free_port()
+    process = start_stand_in(servers, port, "--mode", "hang")
+    with guard({"chat": stand_in(port, unload_cmd=unload_cmd)}) as at_work:
+        at_work.wait_for("recovered", within_s=30)
+    assert process.wait(5) in (-signal.SIGTERM, -signal.SIGKILL)
+
+
+def test_one_that_is_deaf_to_sigterm_is_killed(servers: Servers, free_port: FreePort, guard: MakeGuard) -> None:
+    port = free_port()
+    process = start_stand_in(servers, port, "--mode", "hang", "--deaf")
+    with guard({"chat": stand_in(port)}) as at_work:
+        at_work.wait_for("recovered", within_s=30)
+    assert process.wait(5) == -signal.SIGKILL
