@@ -138,4 +138,4 @@ def test_what_a_command_says_is_shown_as_text_and_its_lines_stay(desk: Desk, mon
     assert any(line.split()[-1] == "two" for line in done.said.splitlines()), done.said
     assert source.look().ledger is not None
     desk.config.write_text("hosts: [")
-    assert "hosts" in Source(str(desk.config)).look().problem
+    assert f"{desk.config}:1: not YAML" in Source(str(desk.config)).look().problem
