@@ -52,6 +52,8 @@ class AppGate(Gate):
         with self._one_at_a_time:
             said = self._said = self._said or {}
             said[app, name] = held
+            if not budget:
+                del said[app, name]
             if name in self.capacity().services:
                 return self._keep_declared(name, app, budget, held)
             told, happened = self._keep(Service(name, {RAM: budget or 1}, load_timeout_s=LONGEST_S), app, budget)

@@ -59,7 +59,7 @@ def within(model: Path, turns: int, cancellations: int) -> Results:
     governor = MemoryGovernor("64GiB", "400MiB", soft=weights * 3 // 2, name="bench")
     pool = ModelPool(
         governor,
-        [Model(name, model, Capability.TEXT_TO_TEXT, context=64) for name in "ab"],
+        [Model(name, model, Capability.TEXT_TO_TEXT, context=512) for name in "ab"],
         told=lambda _, state: ready.append(time.perf_counter()) if state is State.READY else None,
     )
     one_token = TextToText.of("hello", max_tokens=1)
@@ -121,7 +121,7 @@ def _stop(pool: Any) -> float:
     """Seconds from a cancellation to the end of the request, its cache given back."""
     from admit_sdk import Aborted, TextToText
 
-    stream = pool.stream("a", TextToText.of("hello", max_tokens=40))
+    stream = pool.stream("a", TextToText.of("hello", max_tokens=400))
     for _ in range(TOKENS_BEFORE):
         next(stream)
     began = time.perf_counter()

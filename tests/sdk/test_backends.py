@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import shutil
 import sys
@@ -13,16 +14,16 @@ from typing import Any
 import pytest
 
 from admit_sdk import backends
-from admit_sdk.errors import Aborted, ModelFailed
+from admit_sdk.errors import ModelFailed
 from admit_sdk.governor import MemoryGovernor
 from admit_sdk.models import Model
 from admit_sdk.pool import ModelPool
 from admit_sdk.requests import Capability, ImageEmbedding, TextEmbedding, TextToImage, TextToText, Vision
-from tests.gates import until
 from tests.sdk import counting
 
 pytest.importorskip("onnxruntime")
 Images = pytest.importorskip("PIL.Image")
+OnnxTextToImage = pytest.importorskip("admit_sdk.backends.onnx_diffusion").OnnxTextToImage
 making: Any = pytest.importorskip("tests.sdk.making")
 Make = Callable[..., ModelPool]
 
@@ -126,14 +127,14 @@ def test_a_picture_that_memory_is_not_kept_for_is_refused(make: Make, made: Path
         pool.ask("m", TextToImage("a cat", width=30, height=32))
 
 
-def test_a_picture_is_called_off_between_two_steps(make: Make, made: Path) -> None:
-    pool = make(made / "diffusion", Capability.TEXT_TO_IMAGE)
-    pool.ensure_workers("m")
-    ticket = pool.submit("m", TextToImage("a cat", steps=1000, width=32, height=32))
-    until(lambda: any(each.state == "busy" for each in pool.status()))
-    ticket.cancel()
-    with pytest.raises(Aborted):
-        ticket.result(30)
+def test_a_picture_is_made_in_steps_between_which_it_can_be_called_off(made: Path) -> None:
+    backend = OnnxTextToImage()
+    loaded = backend.load(Model("m", made / "diffusion", Capability.TEXT_TO_IMAGE), 1 << 30, 1 << 30)
+    steps = loaded.run(TextToImage("a cat", steps=10, width=32, height=32), lambda: None)
+    assert len(list(itertools.islice(steps, 4))) == 4
+    steps.close()
+    assert len(list(loaded.run(TextToImage("a cat", steps=10, width=32, height=32), lambda: None))) == 11
+    loaded.unload()
 
 
 @pytest.mark.parametrize("predicts", ["epsilon", "v_prediction"])

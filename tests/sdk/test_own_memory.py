@@ -74,11 +74,11 @@ def test_the_heap_counts_and_the_pages_of_other_files_do_not(tmp_path: Path) -> 
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         assert sum(mapped[:: mmap.PAGESIZE]) > 0
         as_other, as_model = holdings.measure(), holdings.measure([tmp_path])
-    assert 60 * MIB < as_other.counted - before.counted < 90 * MIB
+    assert 45 * MIB < as_other.counted - before.counted < 105 * MIB
     assert as_other.resident is not None and before.resident is not None
     assert as_other.resident - before.resident > 120 * MIB
     assert as_model.mapped is not None and as_model.mapped >= 64 * MIB
-    assert 120 * MIB < as_model.counted - before.counted < 150 * MIB
+    assert 109 * MIB < as_model.counted - before.counted < 169 * MIB
     assert len(heap) > 0
 
 

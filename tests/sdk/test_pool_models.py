@@ -78,7 +78,8 @@ def test_three_models_under_a_budget_for_two(
     """LRU goes, one that answers stays, the eager one goes last; the memory comes back to the system each time."""
     path = mlx_model("--mb", "200")
     before = held_mb()
-    pool = make(text("eager", path, eager=True), text("a", path), text("b", path), soft_mb=470)
+    models = [text(name, path, eager=name == "eager", context=1024) for name in ("eager", "a", "b")]
+    pool = make(*models, soft_mb=470)
     until(lambda: states(pool) == {"eager": State.READY})
 
     assert pool.ask("a", ask()).tokens > 0
@@ -89,7 +90,7 @@ def test_three_models_under_a_budget_for_two(
     assert states(pool).keys() == {"eager", "b"}, "a was used last, and yet the eager one stays"
     assert abs(held_mb() - both) < SLACK_MB
 
-    with pool.stream("b", ask(100)) as answering, pool.stream("eager", ask(100)) as too:
+    with pool.stream("b", ask(900)) as answering, pool.stream("eager", ask(900)) as too:
         next(answering)
         next(too)
         with pytest.raises(MemoryExhausted, match="ask again when b and eager has answered"):
@@ -146,7 +147,7 @@ def test_a_cancelled_request_releases_its_cache(make: Make, mlx_model: Callable[
     pool = make(text("a", mlx_model("--kv"), context=1024), soft_mb=1200)
     pool.ask("a", ask())
     weights = mx.get_active_memory()
-    stream = pool.stream("a", ask(400, "word " * 60))
+    stream = pool.stream("a", ask(700, "word " * 60))
     next(stream)
     assert mx.get_active_memory() - weights > 30 * MIB
     stream.cancel()
