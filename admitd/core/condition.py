@@ -15,7 +15,7 @@ from admitd.core.terms import NOTHING, Amounts, Level, ProcessId, Reading, Servi
 
 SAMPLE_EVERY_S: Final = 10.0
 SAMPLES_MAX: Final = 360
-"""An hour, in some 60 KB."""
+"""An hour, in some 350 KB."""
 
 
 class Working(Protocol):

@@ -41,7 +41,8 @@ export class Acts {
   async makeRoom(name, agreed) {
     const charged = (each) => {
       const found = this.ledger().services.find((service) => service.name === each);
-      return found ? mb(found.charged_mb) : "";
+      const works = found && found.condition && found.condition.busy ? ", working at this moment" : "";
+      return found ? mb(found.charged_mb) + works : "";
     };
     const text = [paragraph("These are unloaded, in this order:"), listOf(agreed, charged), paragraph(`Then ${name} is loaded. Before each step the plan is made anew; should it come to name anybody else, nothing more is done.`)];
     await this.during(name, "Asking…", async () => {

@@ -108,7 +108,7 @@ def test_a_refusal_has_its_remedy_to_copy_and_room_is_made_by_the_plan(daemon: D
 
     card.get_by_role("button", name="Make room and load coder…").click()
     plan = shown.page.locator("#agree")
-    expect(plan.locator(".victims li")).to_have_text(["chat 6,000 MB"])
+    expect(plan.locator(".victims li")).to_contain_text(["chat 6,000 MB"])
     assert not shown.unfit()
     assert daemon.state("chat") == "loaded", "nothing is done before it is agreed to"
     shown.agree("Unload and load")
