@@ -271,12 +271,13 @@ class TestEnding:
 
     def test_a_request_under_way_is_finished(self, tmp_path: Path) -> None:
         go = tmp_path / "go"
-        slow = service(
-            "slow", loaded_check_cmd=f"touch {tmp_path}/asked; until test -e {go}; do sleep 0.02; done; exit 1"
-        )
+        asked_for = tmp_path / "asked"
+        slow = service("slow", loaded_check_cmd=f"echo >> {asked_for}; until test -e {go}; do sleep 0.02; done; exit 1")
         with running(tmp_path, slow) as daemon, ThreadPoolExecutor(1) as pool:
+            until(asked_for.exists)  # by the sentinel's first round; its next one is far
+            before = asked_for.stat().st_size
             asked = pool.submit(daemon.ask, "GET", "/capacity")
-            until((tmp_path / "asked").exists)
+            until(lambda: asked_for.stat().st_size > before)
             assert daemon.process is not None
             daemon.process.send_signal(signal.SIGTERM)
             go.touch()
