@@ -203,19 +203,17 @@ class ModelPool:
         guard = self._room.acquire(model, self._need(slot, backend), smaller, wait_s if first else 0.0, evict=first)
         try:
             worker = Worker(self, model, backend, slot.waiting, guard)
-            with self.lock:
+            with self.lock:  # from here on whoever closes the pool, or hears of the worker's end, finds it
                 self._refuse_closed()
+                worker.start()
                 slot.workers.append(worker)
-            worker.start()
+                self.governor.evictions.register(worker)
         except RuntimeError as why:
             guard.release()
-            with self.lock:
-                slot.workers[:] = [each for each in slot.workers if each.state.holds_memory]
             raise ModelFailed(f"{model.name} could not be loaded: the system has no room for a thread") from why
         except BaseException:
             guard.release()
             raise
-        self.governor.evictions.register(worker)
 
     def evict(self, model: str) -> int:
         """Unload the workers of a model that do nothing, and wait until their memory is back; returns how many went."""

@@ -61,8 +61,9 @@ class Room:
             held = self._measure().counted
             if held > governor.limit_bytes:
                 raise over_hard(model, size, held, governor.limit_bytes)
-            left, of_machine = self._left(held), self._left_of_machine(size)
-            with self._lock:
+            of_machine = self._left_of_machine(size)
+            with self._lock:  # looked at and taken in one step: two who come at once do not both find the same room
+                left = self._left(held)
                 room = min(left, of_machine, governor.free_bytes)
                 if size <= room:
                     return governor.try_allocate(size, holder=model.name)

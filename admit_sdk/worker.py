@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from admit_sdk.backends import Backend, Loaded
 from admit_sdk.errors import Aborted, DeadlinePassed, ModelFailed, ResourceNotAvailableError
+from admit_sdk.frames import without_frames
 from admit_sdk.guard import AllocationGuard
 from admit_sdk.holdings import give_back_freed
 from admit_sdk.jobs import Job, Waiting
@@ -122,7 +123,7 @@ class Worker:
                 try:
                     self._live()
                 except BaseException as fault:  # whatever it is, the memory goes back, and who waits is told
-                    broke = fault.with_traceback(None)
+                    broke = without_frames(fault)
                 finally:
                     gc.collect()
                     give_back_freed()
@@ -190,7 +191,7 @@ class Worker:
             self._last_used_s = time.monotonic()
             if not fatal:
                 self._step(Happening.ANSWERED)
-        job.end(answer, None if error is None else error.with_traceback(None))
+        job.end(answer, None if error is None else without_frames(error))
         if fatal and error is not None:
             raise error
 

@@ -297,6 +297,11 @@ def _swapping(found: Results, results: Results) -> Iterator[str]:
     )
     yield ""
     yield from _table(("", "median / p99"), [(name, _both(each)) for name, each in found["ways"].items()])
+    yield ""
+    yield (
+        f"What was spent outside of mlx-lm, MLX and the garbage collector, which the plain way needs as well, is "
+        f"{float(found['added']['load']):.1%} of that for a load and {float(found['added']['swap']):.1%} for a swap."
+    )
 
 
 SECTIONS = (

@@ -1,6 +1,8 @@
 """swapping: what a pool adds to loading and swapping models with mlx-lm alone, and how soon a cancelled answer stops.
 
-Both ways take turns in one process of their own, with the same models.
+Both ways take turns in one process of their own, with the same models. Turns of one way differ by more than what the
+pool adds, so that is taken within each turn: what it took, less what it spent inside mlx-lm, MLX and the garbage
+collector, which the plain way needs as well.
 """
 
 from __future__ import annotations
@@ -8,10 +10,13 @@ from __future__ import annotations
 import gc
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 from bench.measuring import Plan, Results, Skipped, figures, take_turns
@@ -53,7 +58,9 @@ def within(model: Path, turns: int, cancellations: int) -> Results:
     from admit_sdk import Capability, MemoryGovernor, Model, ModelPool, TextToText
     from admit_sdk.lifecycle import State
 
+    inner = Inner()
     ready: list[float] = []
+    added: dict[str, list[float]] = {"load": [], "swap": []}
     weights = sum(each.stat().st_size for each in model.glob("*.safetensors"))
     # Room for one and a half, beside what Python and MLX hold.
     governor = MemoryGovernor("64GiB", "400MiB", soft=weights * 3 // 2, name="bench")
@@ -78,13 +85,15 @@ def within(model: Path, turns: int, cancellations: int) -> Results:
         mx.clear_cache()
 
     def pool_load() -> float:
+        inner.seconds = 0.0
         began = time.perf_counter()
         pool.ensure_workers("a")
         while not ready:
             time.sleep(0.0005)
         took = ready[0] - began
-        ready.clear()
+        added["load"].append((took - inner.seconds) / inner.seconds)
         pool.evict("a")
+        ready.clear()
         return took
 
     def plain_swap() -> float:
@@ -101,9 +110,11 @@ def within(model: Path, turns: int, cancellations: int) -> Results:
 
     def pool_swap() -> float:
         pool.ask("a", one_token)
+        inner.seconds = 0.0
         began = time.perf_counter()
         pool.ask("b", one_token, wait_s=60)
         took = time.perf_counter() - began
+        added["swap"].append((took - inner.seconds) / inner.seconds)
         pool.evict("b")
         ready.clear()
         return took
@@ -114,7 +125,37 @@ def within(model: Path, turns: int, cancellations: int) -> Results:
     stops = [_stop(pool) for _ in range(cancellations)]
     pool.close()
     governor.close()
-    return {"ways": {name: figures(seconds) for name, seconds in found.items()}, "stops": figures(stops)}
+    shares = {name: round(statistics.median(each), 5) for name, each in added.items()}
+    return {
+        "ways": {name: figures(seconds) for name, seconds in found.items()},
+        "added": shares,
+        "stops": figures(stops),
+    }
+
+
+class Inner:
+    """Counts the seconds inside what the plain way needs, too: loading, answering, unloading, collecting garbage."""
+
+    def __init__(self) -> None:
+        from admit_sdk import worker
+        from admit_sdk.backends import mlx_text
+
+        self.seconds = 0.0
+        mlx_text.load = self._timed(mlx_text.load)
+        mlx_text.LoadedText.unload = self._timed(mlx_text.LoadedText.unload)  # type: ignore[method-assign]
+        worker._work = self._timed(worker._work)
+        gc_collect = self._timed(gc.collect)
+        worker.gc = SimpleNamespace(collect=gc_collect)  # type: ignore[assignment]
+
+    def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*given: Any, **options: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return function(*given, **options)
+            finally:
+                self.seconds += time.perf_counter() - began
+
+        return timed
 
 
 def _stop(pool: Any) -> float:

@@ -8,13 +8,19 @@ made Macs panic in 102 to 108 s under two concurrent streams, while nothing happ
 
 from __future__ import annotations
 
-from typing import Any, Final
+import gc
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from admit_sdk.errors import ModelFailed
+from admit_sdk.frames import without_frames
+from admit_sdk.models import Model
 from admitd.core.sizing import Attention
 
+_Loaded = TypeVar("_Loaded")
 CACHE_SHARE: Final = 16
 """Of the soft budget, MLX may keep one part in so many as buffers that were freed: the default is all of it."""
 
@@ -49,3 +55,16 @@ def before_thread_ends() -> None:
     mx.synchronize()
     mx.clear_cache()
     mx.clear_streams()
+
+
+def loaded_by(library: str, model: Model, load: Callable[[], _Loaded]) -> _Loaded:
+    """What `load` makes. A load that fails gives back what it had, as an unload would. Raises ModelFailed, OSError."""
+    try:
+        return load()
+    except BaseException as fault:
+        without_frames(fault)
+        gc.collect()
+        before_thread_ends()
+        if isinstance(fault, ValueError | KeyError | TypeError | RuntimeError):
+            raise ModelFailed(f"{model.name} can't be loaded by {library}: {fault}") from None
+        raise

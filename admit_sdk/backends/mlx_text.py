@@ -13,7 +13,14 @@ from mlx_lm.sample_utils import apply_top_p, greedy_sampler
 from mlx_lm.utils import load
 
 from admit_sdk.backends import Check, Steps, folder_of, wrong_kind
-from admit_sdk.backends.mlx_memory import after_request, attention, before_thread_ends, keep_within, weights_of
+from admit_sdk.backends.mlx_memory import (
+    after_request,
+    attention,
+    before_thread_ends,
+    keep_within,
+    loaded_by,
+    weights_of,
+)
 from admit_sdk.errors import ModelFailed
 from admit_sdk.models import Model, Need
 from admit_sdk.requests import Capability, Finish, Piece, Request, Text, TextToText
@@ -38,11 +45,7 @@ class MlxText:
     def load(self, model: Model, soft_bytes: int, hard_bytes: int) -> LoadedText:
         keep_within(soft_bytes, hard_bytes)
         folder = folder_of(model)
-        try:
-            loaded, tokenizer = load(str(folder), lazy=model.map_weights)[:2]
-        except (ValueError, KeyError, TypeError, RuntimeError) as fault:
-            raise ModelFailed(f"{model.name} can't be loaded by mlx-lm: {fault}") from fault
-        return LoadedText(model, loaded, tokenizer)
+        return loaded_by("mlx-lm", model, lambda: LoadedText(model, *load(str(folder), lazy=model.map_weights)[:2]))
 
 
 def need_of(model: Model) -> Need:

@@ -12,10 +12,9 @@ from mlx_vlm.tokenizer_utils import make_streaming_detokenizer
 from mlx_vlm.utils import load, prepare_inputs
 
 from admit_sdk.backends import Check, Steps, folder_of, wrong_kind
-from admit_sdk.backends.mlx_memory import after_request, before_thread_ends, keep_within, weights_of
+from admit_sdk.backends.mlx_memory import after_request, before_thread_ends, keep_within, loaded_by, weights_of
 from admit_sdk.backends.mlx_text import fit, need_of
 from admit_sdk.backends.pictures import open_image
-from admit_sdk.errors import ModelFailed
 from admit_sdk.models import Model, Need
 from admit_sdk.requests import Capability, Finish, Piece, Request, Text, Vision
 
@@ -37,11 +36,13 @@ class MlxVision:
 
     def load(self, model: Model, soft_bytes: int, hard_bytes: int) -> LoadedVision:
         keep_within(soft_bytes, hard_bytes)
-        try:
-            loaded, processor = load(str(folder_of(model)), lazy=model.map_weights)
-        except (ValueError, KeyError, TypeError, RuntimeError) as fault:
-            raise ModelFailed(f"{model.name} can't be loaded by mlx-vlm: {fault}") from None
-        return LoadedVision(model, loaded, processor, Need(weights_of(loaded), self.need(model).working))
+        folder = folder_of(model)
+
+        def loaded() -> LoadedVision:
+            made, processor = load(str(folder), lazy=model.map_weights)
+            return LoadedVision(model, made, processor, Need(weights_of(made), self.need(model).working))
+
+        return loaded_by("mlx-vlm", model, loaded)
 
 
 class LoadedVision:

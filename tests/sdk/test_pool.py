@@ -246,7 +246,9 @@ def test_the_suggestion_is_a_declared_variant_that_fits(make: Make, backend: Cou
 def test_on_a_battery_the_smaller_variant_answers(make: Make, backend: Counting) -> None:
     battery = [False]
     pool = make(model("large", 200, smaller="small"), model("small"), prefers_smaller=lambda: battery[0])
-    assert pool.submit("large", ask()).model == "large"
+    ticket = pool.submit("large", ask())
+    assert ticket.model == "large"
+    assert ticket.result(30).tokens == 2
     battery[0] = True
     ticket = pool.submit("large", ask())
     assert ticket.model == "small"

@@ -255,6 +255,24 @@ def test_a_model_that_is_damaged_says_so(
     until(lambda: pool.governor.allocated_bytes == 0)
 
 
+def test_a_load_that_fails_late_gives_its_memory_back(
+    make: Make, mlx_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The weights are there when the tokenizer is missed; and whoever keeps the error does not keep them."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for each in mlx_model("--mb", "200").iterdir():
+        if each.name != "tokenizer.json":
+            (folder / each.name).symlink_to(each)
+    before = held_mb()
+    pool = make(text("a", folder), soft_mb=400)
+    with pytest.raises(ModelFailed) as told:
+        pool.ask("a", ask())
+    until(lambda: pool.governor.allocated_bytes == 0)
+    assert held_mb() < before + SLACK_MB
+    assert "a can't be loaded by mlx-lm" in str(told.value)
+
+
 def test_a_folder_that_is_not_there(make: Make, tmp_path: Path) -> None:
     with pytest.raises(ModelFailed, match="nowhere is not there; name the folder of the model"):
         make(text("a", tmp_path / "nowhere"), soft_mb=100).ask("a", ask())
