@@ -30,7 +30,7 @@ from admitd.gate import Gate
 from admitd.journal import Journal
 from admitd.processes.table import CannotSee
 from admitd.tally import Tally
-from tests.daemons import Daemon, Door, end_naps, flagged, request, running, served, service, sleeper, until
+from tests.daemons import Daemon, Door, end_naps, flagged, read_all, request, running, served, service, sleeper, until
 from tests.gates import ROOM, FakeTable, gate
 from tests.prometheus import tool
 
@@ -180,7 +180,7 @@ def test_who_waits_is_refused_once_and_admitted_once(daemon: Daemon) -> None:
         decided = before("admit_decision_duration_seconds_count") or 0
         until(lambda: (scrape(daemon)("admit_decision_duration_seconds_count") or 0) > decided + 2, 30)
         daemon.ask("DELETE", f"/reservations/{held}")
-        assert b"admitted" in line.recv(65_536)
+        assert b"admitted" in read_all(line)
     after = scrape(daemon)
     for verdict, reason, more in (("refused", "no-headroom", 1), ("admitted", "", 1), ("refused", "queued", 0)):
         labels = {"verdict": verdict, "reason": reason}
