@@ -40,9 +40,11 @@ def add(values: dict[str, Any]) -> int:
 def _fill_in(entry: dict[str, Any], declared: list[Service]) -> None:
     """What is missing, as far as its load_cmd tells it, and say so; what the user wrote stays."""
     is_matched = "process_pattern" in entry or "loaded_check_cmd" in entry
-    if not isinstance(entry.get("load_cmd"), str | list) or (is_matched and "ram_budget_mb" in entry):
+    command = entry.get("load_cmd")
+    is_command = isinstance(command, str) or (isinstance(command, list) and all(isinstance(w, str) for w in command))
+    if not command or not is_command or (is_matched and "ram_budget_mb" in entry):
         return
-    told = fromcommand.told(entry["load_cmd"], eyes_of_this_machine(), declared)
+    told = fromcommand.told(command, eyes_of_this_machine(), declared)
     if told is None:
         return
     matching = {"process_pattern", "program"} if is_matched else set()
