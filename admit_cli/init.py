@@ -26,7 +26,7 @@ def init(values: dict[str, Any]) -> int:
     if values["merge"]:
         return _merge(values)
     path = _new_place(values["config"])
-    eyes = _eyes()
+    eyes = eyes_of_this_machine()
     found = discovery.discover(eyes)
     physical = eyes.memory.physical()
     available = eyes.memory.reading().available
@@ -54,12 +54,12 @@ def _merge(values: dict[str, Any]) -> int:
     """Add what runs and is not declared yet; what stands in the file stays, comments and all."""
     path = ownyaml.find(values["config"])
     declared = ownyaml.load(path)
-    eyes = _eyes()
+    eyes = eyes_of_this_machine()
     look = eyes.table.look(Matcher(declared.services.values()))
     claimed = frozenset(each.process.id.pid for each in look.sightings if not each.mention)
-    found = discovery.discover(_eyes(claimed))
+    found = discovery.discover(eyes_of_this_machine(claimed))
     found = discovery.without(found, declared)
-    apart = [name for name, each in declared.services.items() if "mlx_lm" in (each.process_pattern or "")]
+    apart = drafting.mlx_servers(declared.services.values())
     entries = drafting.entries(found.services, headroom.pool(declared.host)[RAM], apart)
     new = [each for each in entries if each.why_not is None]
     if not values["json"]:
@@ -74,7 +74,8 @@ def _merge(values: dict[str, Any]) -> int:
     return _written(values, report, found, entries, f"{path}: {', '.join(each.name for each in new)} added")
 
 
-def _eyes(claimed: frozenset[int] = frozenset()) -> Eyes:
+def eyes_of_this_machine(claimed: frozenset[int] = frozenset()) -> Eyes:
+    """What is looked with, here."""
     home = Path(places.home(os.environ))
     table = processes.for_this_system(os.environ)
     return Eyes(table, memory.for_this_system(), cputime.for_this_system(), os.environ, home, claimed)

@@ -181,6 +181,7 @@ def _lines(keeper: Keeper, state: State, found: _Daemon | None, pid: int | None)
     else:
         stale = "" if found.version == __version__ else f", this is {__version__}; next: admit daemon restart"
         lines.append(f"  answers   on 127.0.0.1:{state.port or _port()}, admit {found.version}{stale}")
+        lines.append(f"  dashboard http://127.0.0.1:{state.port or _port()}/")
         lines.append(f"  goes by   {found.config or 'a file that it did not note'}")
     if state.installed:
         boot = "when the machine starts" if state.at_boot else "at login"

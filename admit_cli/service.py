@@ -9,10 +9,12 @@ from typing import Any, Final
 
 from admit_cli import ownyaml, render
 from admit_cli.door import BadSetting, NoService
-from admit_cli.tell import out, printable
-from admitd import changing, yamlfile, yamlscalar
+from admit_cli.init import eyes_of_this_machine
+from admit_cli.tell import out, printable, tell
+from admitd import changing, fromcommand, yamlfile, yamlscalar
 from admitd.changing import Put, Remove
 from admitd.core import wire
+from admitd.core.terms import Service
 from admitd.problem import ConfigError, Keys, closest, show
 
 TEXTS: Final = frozenset({"process_pattern", "program", "probe.url", "probe.method"})
@@ -23,14 +25,33 @@ LISTS: Final = frozenset({"exclusive_with"})
 def add(values: dict[str, Any]) -> int:
     """Declare a service that the file does not declare yet; the exit code."""
     name, path = values["name"], ownyaml.find(values["config"])
-    if name in ownyaml.load(path).services:
+    declared = ownyaml.load(path).services
+    if name in declared:
         raise BadSetting(f"{path} declares {name} already; to change it: admit service edit {name} KEY=VALUE")
     entry: dict[str, Any] = {}
     for keys, value in pairs(values["keys"]):
         if value is None:
             raise BadSetting(f"{'.'.join(keys)}= says nothing; leave it out, and it has its default")
         _put(entry, keys, value)
+    _fill_in(entry, list(declared.values()))
     return _change(path, name, [Put(("services", name), entry)], "declared", values["json"])
+
+
+def _fill_in(entry: dict[str, Any], declared: list[Service]) -> None:
+    """What is missing, as far as its load_cmd tells it, and say so; what the user wrote stays."""
+    is_matched = "process_pattern" in entry or "loaded_check_cmd" in entry
+    command = entry.get("load_cmd")
+    is_command = isinstance(command, str) or (isinstance(command, list) and all(isinstance(w, str) for w in command))
+    if not command or not is_command or (is_matched and "ram_budget_mb" in entry):
+        return
+    told = fromcommand.told(command, eyes_of_this_machine(), declared)
+    if told is None:
+        return
+    matching = {"process_pattern", "program"} if is_matched else set()
+    missing = {key: value for key, value in told.keys.items() if key not in matching and key not in entry}
+    entry.update(missing)
+    why = f"; the budget: {told.why}" if "ram_budget_mb" in missing else ""
+    tell(printable(f"admit: from its load_cmd, as {told.engine} has it: {', '.join(missing)}{why}"))
 
 
 def edit(values: dict[str, Any]) -> int:

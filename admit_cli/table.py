@@ -136,9 +136,11 @@ COMMANDS = (
     Command(
         "service add",
         "admit_cli.service:add",
-        "Declare one more service in capacity.yaml. Every comment stays; what would make the file wrong is refused.",
+        "Declare one more service in capacity.yaml. Every comment stays; what would make the file wrong is refused. "
+        "Where load_cmd starts an engine that is known, what is missing is told by it.",
         (
-            "admit service add coder ram_budget_mb=14000 'process_pattern=mlx_lm[. ]server .*Coder'",
+            "admit service add coder load_cmd='mlx_lm.server --model /models/Coder --port 8081'",
+            "admit service add painter ram_budget_mb=14000 'process_pattern=painter-server .*--port 8090'",
             "admit service add chat ram_budget_mb=7000 loaded_check_cmd='lms ps | grep -qw chat'",
         ),
         (NEW, KEYS),

@@ -100,6 +100,12 @@ def discover(eyes: Eyes) -> Discovered:
     return Discovered(services, tuple(passed.items()), installed, _held_by(drafts, ids, eyes))
 
 
+def sized(draft: Draft, eyes: Eyes) -> Sized:
+    """What does not run: matched by the loosest way that matches nothing that does. Raises CannotSee."""
+    draft = _that_can_be_matched(draft) or dataclasses.replace(draft, ways=())
+    return _sized(draft, *_matched([draft], eyes)[draft.name], {}, eyes)
+
+
 def _that_can_be_matched(draft: Draft | None) -> Draft | None:
     """Without ways that are no patterns: any user can start a process with a name of 5,000 characters."""
     ways = [] if draft is None else [way for way in draft.ways if _is_pattern(way.pattern)]

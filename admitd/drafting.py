@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from admitd import engines, yamlwrite
 from admitd.core import sizing
-from admitd.core.terms import NAME
+from admitd.core.terms import NAME, Service
 from admitd.core.units import MIB, to_mb
 from admitd.discovery import Discovered, Sized
 
@@ -101,6 +101,11 @@ def entries(found: Sequence[Sized], pool: int, apart_from: Sequence[str] = ()) -
         others = [*apart_from, *mlx[: mlx.index(name)]] if name in mlx else []
         out.append(_entry(each, others, None if each in fits else _why_not(each, pool)))
     return out
+
+
+def mlx_servers(declared: Iterable[Service]) -> list[str]:
+    """The services of a file that are MLX servers, by their patterns."""
+    return [each.name for each in declared if "mlx_lm" in (each.process_pattern or "")]
 
 
 def whole(host: Machine, services: Sequence[Entry], found: Discovered, day: str) -> str:

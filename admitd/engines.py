@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from admitd.core.units import MIB
 
-PRIORITY: Final = 50
+PRIORITY: Final = 0
+"""As that of a service without one in the file: what is declared later, by hand, is their equal."""
 _ASKED: Final = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
 _SPECIAL: Final = re.compile(r"([.^$*+?{}\[\]\\|()])")
 CONTAINER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,100}")
@@ -240,7 +241,7 @@ def _comfy(found: Found) -> Draft | None:
         "comfyui",
         "ComfyUI",
         tuple(Matching(pattern, "main.py") for pattern in patterns),
-        {"priority": 20, **_loading(found), "load_timeout_s": 120, "probe": {"url": f"{base}/system_stats"}},
+        {"priority": PRIORITY - 10, **_loading(found), "load_timeout_s": 120, "probe": {"url": f"{base}/system_stats"}},
         ("What it holds depends on the workflow: measure it with the largest one that you run.",),
         found.pids,
     )
@@ -256,7 +257,7 @@ def _qemu(found: Found) -> Draft | None:
     memory = option(found.argv, "-m") or "128"
     sized = next((part[5:] for part in memory.split(",") if part.startswith("size=")), memory.split(",")[0])
     held = amount(sized)
-    keys: dict[str, Any] = {"priority": 60, **_loading(found), "load_timeout_s": 60}
+    keys: dict[str, Any] = {"priority": PRIORITY + 10, **_loading(found), "load_timeout_s": 60}
     if utm:
         keys |= {"load_cmd": ["utmctl", "start", guest], "unload_cmd": ["utmctl", "stop", guest]}
     elif given.startswith("guest="):  # as libvirt writes it
@@ -281,7 +282,7 @@ def _docker(found: Found) -> Draft | None:
         "Docker Desktop's virtual machine",
         (Matching(escaped(found.program) + _END),),
         {
-            "priority": 60,
+            "priority": PRIORITY + 10,
             "load_cmd": ["docker", "desktop", "start"],
             "unload_cmd": ["docker", "desktop", "stop"],
             "load_timeout_s": 120,

@@ -88,6 +88,7 @@ ORDER = (
     "admitd/discovery.py",
     "admitd/drafting.py",
     "admitd/doctor/",
+    "admitd/fromcommand.py",
     "admitd/loading.py",
     "admitd/unloading.py",
     "admitd/acting.py",

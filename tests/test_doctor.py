@@ -223,7 +223,14 @@ CASES: list[tuple[str, dict[str, Any], Level, str, str, dict[str, Any]]] = [
         "$EDITOR",
         {"capacity": declares(CODER, safelist=("coder",)), "look": sees("coder", uid=7), "uid": 0},
     ),
-    ("daemon", {"answering": None}, W, "no daemon runs", "admit daemon run", {}),
+    (
+        "daemon",
+        {"answering": None, "capacity": declares(CODER, safelist=("coder",))},
+        W,
+        "no daemon runs: nobody wakes what is on the safelist",
+        "admit daemon install",
+        {"answering": None},
+    ),
     (
         "daemon",
         {"answering": Answering(True, "1.1", None, 77)},
@@ -251,8 +258,14 @@ CASES: list[tuple[str, dict[str, Any], Level, str, str, dict[str, Any]]] = [
         {"answering": None},
     ),
     ("port", {"answering": Answering(False)}, F, "a program of another user", "ADMIT_PORT=2190", {}),
-    ("supervisor", {"keeper": respawn.of_parent(9, "zsh")}, W, "started by hand", "admit daemon install", {}),
-    ("supervisor", {"answering": None}, W, "nothing keeps a daemon running", "admit daemon install", {}),
+    (
+        "supervisor",
+        {"keeper": respawn.of_parent(9, "zsh")},
+        W,
+        "started by hand",
+        "admit daemon install",
+        {"answering": None, "keeper": None},
+    ),
     (
         "supervisor",
         {"answering": None, "installed": "/h/admit.service"},

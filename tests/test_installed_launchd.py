@@ -257,7 +257,7 @@ def test_the_command_line_shows_all_of_it(
     assert main.dispatch(["daemon", "install"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[:2] == [f"wrote {mac.plist}", f"the daemon is installed under launchd: loaded, pid {mac.state['pid']}"]
-    assert said[3] == f"  goes by   {mac.daemon.capacity_file}"
+    assert said[4] == f"  goes by   {mac.daemon.capacity_file}"
     monkeypatch.setattr("admit_cli.install.__version__", "9.9")
     assert main.dispatch(["daemon", "status"]) == 0
     assert "admit 0" in (stale := capsys.readouterr().out) and "this is 9.9; next: admit daemon restart" in stale

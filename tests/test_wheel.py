@@ -1,32 +1,25 @@
-"""What users install: the wheel, by pip, pipx and uv, into clean environments with a clean HOME; then a short tour.
-
-Packages come from wherever this machine's pip and uv get theirs, in the locked versions. Where they cannot be had, the
-tests are skipped, with what the installer said.
-"""
+"""What users install: the wheel, by pip, pipx and uv, into clean environments with a clean HOME; then a short tour."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import re
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests import wheels
 from tests.daemons import CAPACITY, end_naps, free_port, sleeper, until
+from tests.wheels import UV, Built, build, command
 
 ROOT = Path(__file__).parents[1]
-UV = str(Path(sys.executable).with_name("uv"))
 PIPX = "pipx==1.18.4"
-UNREACHABLE = re.compile(r"connect|resolve host|name resolution|error sending request|Failed to fetch|timed out", re.I)
 
 spec = importlib.util.spec_from_file_location("manpages", ROOT / "scripts/gear/manpages.py")
 assert spec is not None and spec.loader is not None
@@ -63,28 +56,9 @@ def test_bash_completes_a_command(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("unload\n", "")
 
 
-@dataclass
-class Built:
-    """A wheel, and the versions that are installed with it."""
-
-    wheel: Path
-    locked: Path
-
-
-def build(source: Path, what: str, folder: Path) -> None:
-    command = [sys.executable, "-m", "hatchling", "build", "-t", what, "-d", str(folder)]
-    subprocess.run(command, cwd=source, check=True, capture_output=True, timeout=60)
-
-
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    folder = tmp_path_factory.mktemp("dist")
-    build(ROOT, "wheel", folder)
-    (wheel,) = folder.glob("admit-*.whl")
-    lines = re.findall(r"^([A-Za-z0-9_.-]+==[^ ;\\]+)", (ROOT / "requirements/run.txt").read_text(), re.MULTILINE)
-    locked = folder / "locked.txt"
-    locked.write_text("\n".join(lines) + "\n")
-    return Built(wheel, locked)
+    return wheels.built(tmp_path_factory.mktemp("dist"))
 
 
 def test_all_that_is_needed_is_in_the_wheel(built: Built, made: dict[str, str]) -> None:
@@ -115,35 +89,6 @@ def home() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="a") as folder:
         yield Path(folder)
         end_naps()
-
-
-def command(*words: str, home: Path, **environ: str) -> None:
-    """Run an installer, with this machine's settings and nothing of this environment's."""
-    kept = {name: value for name, value in os.environ.items() if name.startswith(("UV_", "PIP_", "SSL_"))}
-    everything = {
-        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
-        "HOME": str(home),
-        "PIP_NO_COMPILE": "1",
-        **from_pip(),
-        **kept,
-        "UV_CACHE_DIR": cache(),
-        **environ,
-    }
-    done = subprocess.run(words, env=everything, capture_output=True, text=True, timeout=110, check=False)
-    if done.returncode and UNREACHABLE.search(done.stderr):
-        pytest.skip(f"no packages can be had here: {done.stderr.strip().splitlines()[-1]}")
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def cache() -> str:
-    asked = subprocess.run([UV, "cache", "dir"], capture_output=True, text=True, timeout=60, check=False)
-    return asked.stdout.strip() or os.path.expanduser("~/.cache/uv")
-
-
-def from_pip() -> dict[str, str]:
-    """uv does not read pip's settings; as in scripts/setup, it hears of them here."""
-    told = {"UV_DEFAULT_INDEX": "PIP_INDEX_URL", "SSL_CERT_FILE": "PIP_CERT"}
-    return {theirs: os.environ[ours] for theirs, ours in told.items() if os.environ.get(ours)}
 
 
 def by_uv(built: Built, home: Path) -> Path:

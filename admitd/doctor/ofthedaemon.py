@@ -13,11 +13,9 @@ def daemon(facts: Facts) -> list[Finding]:
     """It answers, and is what this command is."""
     found = facts.answering
     if found is None:
-        return [
-            warning(
-                "no daemon runs: nobody looks after services, and each command decides by itself", "admit daemon run"
-            )
-        ]
+        if facts.capacity is not None and facts.capacity.sentinel.safelist:
+            return [warning("no daemon runs: nobody wakes what is on the safelist", "admit daemon install")]
+        return ok("no daemon runs: each command decides by itself; to have services looked after: admit daemon install")
     if not found.ours:
         return [warning("no daemon runs on its port, where something else listens (see port)", "admit daemon run")]
     findings = []
@@ -54,7 +52,7 @@ def keeper(facts: Facts) -> list[Finding]:
         return [warning(what, "admit daemon install")]
     if facts.installed is not None:
         return [fault(f"{facts.installed} is there, and its daemon does not run", "admit daemon status")]
-    return [warning("nothing keeps a daemon running", "admit daemon install")]
+    return ok("no daemon is installed, and none runs")
 
 
 def respawns(facts: Facts) -> list[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -51,6 +52,9 @@ class Systemd:
             return ()
         self._ctl("disable", "--now", SERVICE, SOCKET)
         gone = take_away(self._files)
+        with contextlib.suppress(OSError):  # others have units there
+            self._folder.rmdir()
+            self._folder.parent.rmdir()
         self._ctl("daemon-reload")
         self._ask("reset-failed", SERVICE, SOCKET)  # fails where there is nothing to forget
         return gone

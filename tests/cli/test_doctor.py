@@ -44,7 +44,7 @@ def test_a_good_machine_with_a_daemon(desk: Desk) -> None:
 
 def test_it_works_without_a_daemon_and_without_a_file(desk: Desk) -> None:
     found = looked(desk, 1, "--config", str(desk.home / "none.yaml"))
-    assert levels(found, "file", "daemon", "port") == ["fault", "warning", "ok"]
+    assert levels(found, "file", "daemon", "port") == ["fault", "ok", "ok"]
     assert found["file"][0]["mend"] == "admit init"
     assert not (desk.home / ".local").exists(), "nothing was made by looking"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
 from admit_cli import main, table
@@ -41,8 +43,9 @@ def test_every_example_parses(path: str) -> None:
     command = table.find(path.split())
     assert command is not None
     for example in command.examples:
-        line = example.split("#")[0].split("|")[0].split(">")[0]
-        parsed = main.parse(line.split()[1:])
+        words = shlex.split(example, comments=True)
+        ends = [words.index(mark) for mark in ("|", ">") if mark in words]
+        parsed = main.parse(words[1 : min(ends, default=len(words))])
         assert parsed is not None, example
         assert parsed[0] is command
 

@@ -52,6 +52,29 @@ def test_a_service_is_added_edited_and_removed_again(file: Desk) -> None:
     assert file.config.read_text() == FILE
 
 
+LINE = "llama-server -m /m/helper.gguf --port 8123"
+MLX = "mlx_lm.server --model /m/Qwen --port 8124"
+
+
+def test_what_an_engine_that_is_known_says_need_not_be_written(file: Desk) -> None:
+    """A pattern, its program and a probe; MLX servers never beside one another, as `admit init` has it."""
+    done = file.admit("service", "add", "helper", "ram_budget_mb=500", f"load_cmd={LINE}").must(0)
+    assert "from its load_cmd, as llama-server has it: process_pattern, program, load_timeout_s, probe" in done.err
+    assert "  +    process_pattern: 'llama-server .*--port 8123( |$)'" in done.out.splitlines()
+    assert "  +      url: http://127.0.0.1:8123/v1/chat/completions" in done.out.splitlines()
+    file.admit("service", "add", "one", "ram_budget_mb=500", "process_pattern=mlx_lm.server .*One").must(0)
+    done = file.admit("service", "add", "two", "ram_budget_mb=500", f"load_cmd={MLX}").must(0)
+    assert "exclusive_with" in done.err
+    assert "      - one" in done.out or "exclusive_with: [one]" in done.out
+    file.admit("config", "check").must(0)
+
+
+def test_what_was_written_stays(file: Desk) -> None:
+    words = ["ram_budget_mb=500", "process_pattern=helper", f"load_cmd={LINE}"]
+    done = file.admit("service", "add", "helper", *words).must(0)
+    assert (done.err, "program" in file.config.read_text()) == ("", False)
+
+
 def test_comments_and_neighbours_stay(file: Desk) -> None:
     file.admit("service", "edit", "coder", "ram_budget_mb=7000").must(0)
     assert file.config.read_text() == FILE.replace("6000 ", "7000 ")
@@ -66,6 +89,13 @@ WRONG = [
     (["add", "coder", "ram_budget_mb=1"], 64, "declares coder already"),
     (["add", "x", "ram_budget_mb=1"], 78, "neither process_pattern nor"),
     (["add", "x", "process_pattern=y"], 78, "ram_budget_mb"),
+    (["add", "x", f"load_cmd={LINE}"], 78, "ram_budget_mb"),
+    (["add", "x", "load_cmd=[llama-server, --port, 81]"], 78, "load_cmd"),
+    (["add", "x", "load_cmd=[]"], 78, "load_cmd"),
+    (["add", "x", "load_cmd={a: b}"], 78, "ram_budget_mb"),
+    (["add", "x", "load_cmd=cd /nowhere; ;"], 78, "neither process_pattern nor"),
+    (["add", "x", "ram_budget_mb=1", "load_cmd=tail -f mlx_lm.server"], 78, "neither process_pattern nor"),
+    (["add", "x", "ram_budget_mb=1", "load_cmd='mlx_lm.server"], 78, "neither process_pattern nor"),
     (["add", "x", "ram_budget_mb=20000", "process_pattern=y"], 78, "more than the whole pool of 10000 MB"),
     (["add", "x", "ram_budget_mb=1", "process_pattern=("], 78, "process_pattern"),
     (["add", "x", "ram_budget_mb=1", "process_pattern=y", "colour=red"], 78, "colour"),

@@ -64,4 +64,6 @@ def test_what_init_writes_unloads_and_loads_real_servers(
         wait_until(lambda process=process: process.poll() is not None)
         admit("load", name)
         servers.answer(port)
+    added = admit("service", "add", "more", f"load_cmd=llama-server -m {gguf} --port {free_port()}")
+    assert "  +    ram_budget_mb: " in added, "its file says what it will hold"
     print({each["name"]: (each["ram_budget_mb"], each["budget_because"]) for each in said.values()})
