@@ -213,7 +213,7 @@ def test_what_somebody_is_loading_is_left_alone(servers: Servers, free_port: Fre
         at_work.rounds(6)
         assert at_work.kinds() == []
         gate.records.give_back(held.id)
-        at_work.wait_for("recovering")
+        at_work.wait_for("recovered")  # to its end, so that nothing is started behind this test
 
 
 def test_what_is_unloaded_on_purpose_during_its_recovery_stays_unloaded(
