@@ -130,7 +130,7 @@ class Guard:
     def rounds(self, more: int = 3) -> None:
         """Let `more` whole rounds go by."""
         until = self.sentinel.health().rounds + more
-        wait_until(lambda: self.sentinel.health().rounds >= until, 20, f"{more} rounds")
+        wait_until(lambda: self.sentinel.health().rounds >= until, 20, lambda: f"{more} rounds")
 
     def rests(self) -> bool:
         """Whether no round has come for longer than the short intervals of these tests."""

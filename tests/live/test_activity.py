@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -41,15 +41,15 @@ def generating(port: int) -> Iterator[None]:
     over, begun = threading.Event(), threading.Event()
 
     def stream() -> None:
-        client = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        with suppress(OSError, http.client.HTTPException):
-            while not over.is_set():  # a random model may end its answer at any token
-                body = json.dumps({**LONG, "stream": True})
-                client.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
-                answer = client.getresponse()
-                while not over.is_set() and answer.readline():
-                    begun.set()
-        client.close()
+        body = json.dumps({**LONG, "stream": True})
+        while not over.is_set():  # an answer ends where the context does; then the next one, on a connection of its own
+            with suppress(OSError, http.client.HTTPException):
+                client = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+                with closing(client):
+                    client.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
+                    answer = client.getresponse()
+                    while not over.is_set() and answer.readline():
+                        begun.set()
 
     thread = threading.Thread(target=stream)
     thread.start()
@@ -90,18 +90,18 @@ def test_generating_is_busy_and_idle_is_idle(kind: str, servers: Servers, mlx_mo
     seen = scene(pid, port, metrics=kind != "llama, not asked")
     watch = ActivityWatch()
 
-    wait_until(lambda: next_window(watch, seen).busy is False, 30, "idle after its first answer")
+    wait_until(lambda: next_window(watch, seen).busy is False, 30, lambda: "idle after its first answer")
     with generating(port):
         busy = next_window(watch, seen)
         assert busy.busy is True, busy.detail
         # Between two answers of this client nobody is connected; a random model may end one at any token.
-        wait_until(lambda: look(watch, seen).connections == 1, 10, "the client that it works for")
+        wait_until(lambda: look(watch, seen).connections == 1, 30, lambda: "the client that it works for")
         before = watch.progress("x")
-        wait_until(lambda: watch.progress("x") > before + 20, 10, "progress while it generates")
+        wait_until(lambda: watch.progress("x") > before + 20, 30, lambda: "progress while it generates")
         worked_at = look(watch, seen).last_active_s
-    wait_until(lambda: next_window(watch, seen).busy is False, 30, "idle when the client has gone")
+    wait_until(lambda: next_window(watch, seen).busy is False, 30, lambda: "idle when the client has gone")
     # The server may notice a moment after its last token that its client has gone.
-    wait_until(lambda: look(watch, seen).connections == 0, 30, "nobody connected")
+    wait_until(lambda: look(watch, seen).connections == 0, 30, lambda: "nobody connected")
     idle = look(watch, seen)
     assert idle.last_active_s is not None
     assert worked_at is not None
@@ -113,7 +113,7 @@ def test_our_own_probe_leaves_it_idle(kind: str, servers: Servers, mlx_model, gg
     port = free_port()
     seen = scene(start(kind, servers, {"mlx": mlx_model, "gguf": gguf_model}, port), port)
     watch = ActivityWatch()
-    wait_until(lambda: next_window(watch, seen).busy is False, 30, "idle after its first answer")
+    wait_until(lambda: next_window(watch, seen).busy is False, 30, lambda: "idle after its first answer")
     worked_at = look(watch, seen).last_active_s
     with watch.own_probe("x"):
         servers_answer(port)
@@ -135,7 +135,7 @@ def test_a_client_that_says_nothing_leaves_an_mlx_server_unknown(servers: Server
     port = free_port()
     seen = scene(start("mlx", servers, {"mlx": mlx_model}, port), port)
     watch = ActivityWatch()
-    wait_until(lambda: next_window(watch, seen).busy is False, 30, "idle after its first answer")
+    wait_until(lambda: next_window(watch, seen).busy is False, 30, lambda: "idle after its first answer")
     client = http.client.HTTPConnection("127.0.0.1", port)
     client.connect()
     said = next_window(watch, seen)
