@@ -119,18 +119,18 @@ class Guard:
     def kinds(self, service: str | None = None) -> list[str]:
         return [each.kind for each in self.events if service is None or each.service == service]
 
-    def wait_for(self, kind: str, within_s: float = 20, times: int = 1) -> Event:
+    def wait_for(self, kind: str, within_s: float = 60, times: int = 1) -> Event:
         def there() -> list[Event]:
             found = [each for each in self.events if each.kind == kind]
             return found if len(found) >= times else []
 
-        found: list[Event] = wait_until(there, within_s, f"{kind}; there was: {[e.text for e in self.events]}")
+        found: list[Event] = wait_until(there, within_s, lambda: f"{kind}; there was: {[e.text for e in self.events]}")
         return found[-1]
 
     def rounds(self, more: int = 3) -> None:
         """Let `more` whole rounds go by."""
         until = self.sentinel.health().rounds + more
-        wait_until(lambda: self.sentinel.health().rounds >= until, 20, lambda: f"{more} rounds")
+        wait_until(lambda: self.sentinel.health().rounds >= until, 60, lambda: f"{more} rounds")
 
     def rests(self) -> bool:
         """Whether no round has come for longer than the short intervals of these tests."""
