@@ -21,9 +21,13 @@ CHECKS: Final = (
     Check("wired", "Metal may not wire more than is safe (macOS)", ofmemory.wired),
     Check("respawns", "nothing starts a service again that was unloaded", ofthedaemon.respawns),
     Check("safelist", "what must keep running may be signalled by this user", ofthedaemon.safelist),
-    Check("daemon", "a daemon answers, and is of this version", ofthedaemon.daemon),
+    Check(
+        "daemon",
+        "the daemon that answers is well, and of this version; there is one where the safelist needs it",
+        ofthedaemon.daemon,
+    ),
     Check("port", "nobody else has taken its port", ofthedaemon.port),
-    Check("supervisor", "something starts the daemon again", ofthedaemon.keeper),
+    Check("supervisor", "something starts the daemon again, where there is one", ofthedaemon.keeper),
     Check("clock", "the clock was set, and not set back", ofthesystem.clock),
     Check("disk", "the journal can be read, and there is room for it", ofthesystem.disk),
 )
