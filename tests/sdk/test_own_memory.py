@@ -113,6 +113,7 @@ with ModelPool(MemoryGovernor("2GiB", watch=False), [model]) as pool:
     sys.stdin.readline()
     held = pool.holdings()
     print(json.dumps([held.heap, held.mapped, held.mapped_share, held.resident]), flush=True)
+    sys.stdin.readline()  # its mapping lasts until the other has looked, too
 """
 
 
@@ -147,7 +148,7 @@ def test_weights_that_two_apps_map_are_there_once(tmp_path: Path) -> None:
             app.communicate(timeout=60)
     pages = [mapped for _, mapped, _, _ in said]
     assert min(pages) > 0
-    # onnxruntime touches the rows it needs; whatever is mapped in both is halved.
+    # onnxruntime touches the rows it needs; what both map, each counts half of.
     for heap, mapped, share, resident in said:
         assert share <= mapped * 0.75
         assert heap < data, "the weights are no copy"
