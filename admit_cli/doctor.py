@@ -50,4 +50,7 @@ def doctor(values: dict[str, Any]) -> int:
             out(f"{'':7}  {'':{wide}}  mend: {printable(finding.mend)}")
     said = [f"{count[level]} {level.value}{'' if count[level] == 1 else 's'}" for level in (Level.FAULT, Level.WARNING)]
     out(f"{', '.join(said)}, {count[Level.OK]} ok")
+    left_out = checks.left_out(facts)
+    if left_out:
+        out(f"not looked at, for want of a good file: {', '.join(left_out)}")
     return wire.FAILED if count[Level.FAULT] else wire.OK

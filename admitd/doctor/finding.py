@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from admitd.core.respawn import Supervisor
 from admitd.core.terms import Capacity, Reading
@@ -37,6 +38,15 @@ class Check:
     name: str
     looks_at: str
     run: Callable[[Facts], list[Finding]]
+
+
+@dataclass(frozen=True, slots=True)
+class FileCheck:
+    """One check of what a good capacity.yaml declares; left out where there is none."""
+
+    name: str
+    looks_at: str
+    run: Callable[[Facts, Capacity], list[Finding]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +115,9 @@ class Facts:
     journal_problem: str | None = None
     disk_free: int | None = None
     has_apprise: bool = True
+
+
+UNSEEN: Final = "the process table can't be seen (see processes)"
 
 
 def ok(what: str) -> list[Finding]:

@@ -7,7 +7,7 @@ from typing import Final
 
 from admitd.core import sizing
 from admitd.core.ledger import FAR_BELOW, SETTLED_S, WORTH_TELLING
-from admitd.core.terms import RAM, Command, Service
+from admitd.core.terms import RAM, Capacity, Command, Service
 from admitd.core.units import MIB, to_mb
 from admitd.doctor.finding import Facts, Finding, fault, ok, warning
 
@@ -16,33 +16,29 @@ NEAR: Final = 0.02
 WIRED_LEAST: Final = 8192 * MIB
 WIRED_SHARE: Final = 0.15
 """Of the machine; what must stay unwired is the larger of both."""
-_NO_FILE: Final = "there is no good capacity.yaml to look at"
 
 
-def memory(facts: Facts) -> list[Finding]:
+def memory(facts: Facts, declared: Capacity) -> list[Finding]:
     """The file's physical memory is the machine's, and the system says how much is left."""
     findings = []
     if facts.reading.problem is not None:
         findings.append(warning(f"the system does not say how much memory is left: {facts.reading.problem}"))
-    if facts.capacity is None or facts.physical is None:
-        return [*findings, warning(_NO_FILE if facts.capacity is None else "the system does not say its memory")]
-    declared, found = facts.capacity.host.physical.get(RAM, 0), facts.physical
-    name = facts.capacity.host.name
-    differs = f"hosts.{name}.ram_physical_mb is {to_mb(declared)}, and this machine has {found // MIB} MB"
-    if declared > found * (1 + NEAR):
+    if facts.physical is None:
+        return [*findings, warning("the system does not say its memory")]
+    said, found = declared.host.physical.get(RAM, 0), facts.physical
+    differs = f"hosts.{declared.host.name}.ram_physical_mb is {to_mb(said)}, and this machine has {found // MIB} MB"
+    if said > found * (1 + NEAR):
         findings.append(fault(f"{differs}: more would be admitted than there is", f"$EDITOR {facts.path}"))
-    elif declared < found * (1 - NEAR):
+    elif said < found * (1 - NEAR):
         findings.append(warning(f"{differs}: the rest is never used", f"$EDITOR {facts.path}"))
     return findings or ok(f"this machine has {found // MIB} MB, as the file says")
 
 
-def budgets(facts: Facts) -> list[Finding]:
+def budgets(facts: Facts, declared: Capacity) -> list[Finding]:
     """What was held is within the budget, and not far below it."""
-    if facts.capacity is None:
-        return [warning(_NO_FILE)]
     findings = []
     for name, held in facts.held.items():
-        budget = facts.capacity.services[name].budget.get(RAM, 0)
+        budget = declared.services[name].budget.get(RAM, 0)
         said = f"{name} held {to_mb(held.most)} MB, and its budget is {to_mb(budget)} MB"
         if held.most > budget:
             mend = f"admit service edit {name} ram_budget_mb={to_mb(sizing.budget(held.most))}"
@@ -59,13 +55,11 @@ def budgets(facts: Facts) -> list[Finding]:
     return findings or ok(f"{len(facts.held)} loaded services hold what their budgets say, or less")
 
 
-def caches(facts: Facts) -> list[Finding]:
+def caches(facts: Facts, declared: Capacity) -> list[Finding]:
     """No server keeps prompts without a bound."""
-    if facts.capacity is None:
-        return [warning(_NO_FILE)]
     findings = []
     lines = _live_lines(facts)
-    for name, service in facts.capacity.services.items():
+    for name, service in declared.services.items():
         live = next((line for line in lines.get(name, ()) if _unbounded(line)), None)
         if live is None and not (_unbounded(_text(service.load_cmd)) and not lines.get(name)):
             continue

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from admitd.core.terms import RAM, Service
+from admitd.core.terms import RAM, Capacity, Service
 from admitd.doctor.commandline import HANDS_OVER, simple_commands
-from admitd.doctor.finding import Facts, Finding, fault, ok, warning
+from admitd.doctor.finding import UNSEEN, Facts, Finding, fault, ok, warning
 from admitd.processes.matching import Claim, Matcher
-
-_CANNOT = "the process table or the file can't be seen"
 
 
 def table(facts: Facts) -> list[Finding]:
@@ -23,14 +21,14 @@ def table(facts: Facts) -> list[Finding]:
     return ok(f"{facts.look.count} processes seen")
 
 
-def patterns(facts: Facts) -> list[Finding]:
+def patterns(facts: Facts, declared: Capacity) -> list[Finding]:
     """Each pattern matches what runs, or at least what its own load_cmd starts."""
-    if facts.capacity is None or facts.look is None:
-        return [warning(_CANNOT)]
+    if facts.look is None:
+        return [warning(UNSEEN)]
     findings = []
     running = {sighting.service for sighting in facts.look.sightings}
-    matcher = _matcher_of(facts.capacity.services)
-    for name, service in facts.capacity.services.items():
+    matcher = _matcher_of(declared.services)
+    for name, service in declared.services.items():
         if service.process_pattern is None or name in running:
             continue
         claims = _claims_of_load(service, matcher, facts.environ)
@@ -40,11 +38,11 @@ def patterns(facts: Facts) -> list[Finding]:
     return findings or ok("each pattern matches what runs, or what its load_cmd starts")
 
 
-def overlaps(facts: Facts) -> list[Finding]:
+def overlaps(facts: Facts, declared: Capacity) -> list[Finding]:
     """No process is two services, and none is a service only because it mentions one."""
-    if facts.capacity is None or facts.look is None:
-        return [warning(_CANNOT)]
-    services = facts.capacity.services
+    if facts.look is None:
+        return [warning(UNSEEN)]
+    services = declared.services
     findings = []
     of_pid: dict[int, list[str]] = {}
     mentions: dict[str, list[str]] = {}

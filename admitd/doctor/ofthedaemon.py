@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from admitd.doctor.finding import Facts, Finding, fault, ok, warning
+from admitd.core.terms import Capacity
+from admitd.doctor.finding import UNSEEN, Facts, Finding, fault, ok, warning
 
 _MANAGERS = ("the systemd unit ", "the launchd job ", "the container ")
 
@@ -55,27 +56,25 @@ def keeper(facts: Facts) -> list[Finding]:
     return ok("no daemon is installed, and none runs")
 
 
-def respawns(facts: Facts) -> list[Finding]:
+def respawns(facts: Facts, declared: Capacity) -> list[Finding]:
     """Nothing starts a service again that was unloaded."""
-    if facts.capacity is None:
-        return [warning("there is no good capacity.yaml to look at")]
     findings = []
     for name, supervisor in facts.supervisors.items():
-        if facts.capacity.services[name].unload_cmd is None and supervisor.name.startswith(_MANAGERS):
+        if declared.services[name].unload_cmd is None and supervisor.name.startswith(_MANAGERS):
             what = f"{name}: {supervisor.name} started it, and may start it again after an unload"
             mend = f"admit service edit {name} 'unload_cmd={supervisor.stop}'" if supervisor.stop else None
             findings.append(warning(what, mend, name))
     return findings or ok("nothing is known to start a service again that was unloaded")
 
 
-def safelist(facts: Facts) -> list[Finding]:
+def safelist(facts: Facts, declared: Capacity) -> list[Finding]:
     """What must keep running may be continued by this user."""
-    if facts.capacity is None or facts.look is None:
-        return [warning("the process table or the file can't be seen")]
-    if not facts.capacity.sentinel.safelist:
+    if not declared.sentinel.safelist:
         return ok("the safelist is empty")
+    if facts.look is None:
+        return [warning(UNSEEN)]
     findings = []
-    kept = set(facts.capacity.sentinel.safelist)
+    kept = set(declared.sentinel.safelist)
     foreign: dict[tuple[str, int], int] = {}
     for sighting in facts.look.sightings:
         entry = facts.safelisted.get(sighting.service, sighting.service)

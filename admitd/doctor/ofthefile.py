@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from admitd.core.terms import Capacity
 from admitd.doctor.finding import Facts, Finding, fault, ok, warning
-
-_NO_FILE = "there is no good capacity.yaml to look at"
 
 
 def file(facts: Facts) -> list[Finding]:
@@ -32,10 +31,8 @@ def rights(facts: Facts) -> list[Finding]:
     return findings or ok("nobody else may write to the file, the token, or the folders of admit")
 
 
-def commands(facts: Facts) -> list[Finding]:
+def commands(facts: Facts, _: Capacity) -> list[Finding]:
     """What the commands of the file run is there."""
-    if facts.capacity is None:
-        return [warning(_NO_FILE)]
     findings = []
     for each in facts.missing:
         where = f"{each.service}: {each.key}" if each.service else each.key
@@ -46,11 +43,9 @@ def commands(facts: Facts) -> list[Finding]:
     return findings or ok("the programs of all commands are found")
 
 
-def notifying(facts: Facts) -> list[Finding]:
+def notifying(facts: Facts, declared: Capacity) -> list[Finding]:
     """Whoever is to be told can be."""
-    if facts.capacity is None:
-        return [warning(_NO_FILE)]
-    sentinel = facts.capacity.sentinel
+    sentinel = declared.sentinel
     elsewhere = [url for url in sentinel.notify if not url.startswith("desktop:")]
     if elsewhere and not facts.has_apprise:
         return [

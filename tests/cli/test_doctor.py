@@ -46,6 +46,9 @@ def test_it_works_without_a_daemon_and_without_a_file(desk: Desk) -> None:
     found = looked(desk, 1, "--config", str(desk.home / "none.yaml"))
     assert levels(found, "file", "daemon", "port") == ["fault", "ok", "ok"]
     assert found["file"][0]["mend"] == "admit init"
+    said = desk.admit("doctor", "--config", str(desk.home / "none.yaml")).must(1).out
+    assert said.splitlines()[-2].startswith("1 fault, 0 warnings, "), "one thing is wrong, and one is said"
+    assert said.splitlines()[-1].startswith("not looked at, for want of a good file: commands, ")
     assert not (desk.home / ".local").exists(), "nothing was made by looking"
 
 
