@@ -322,7 +322,7 @@ class Gate:
             footprints.held(self._memory, capacity, look),
             peaks(self._memory, look),
             look.unread,
-            (*warnings, *standing.warnings),
+            (*warnings, *standing.warnings, *look.warnings),
         )
         derived = ledger.derive(capacity, view)
         return Scene(derived, reading, look, time.time(), took_s, derived.warnings, safelisted)

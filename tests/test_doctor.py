@@ -106,6 +106,7 @@ CASES: list[tuple[str, dict[str, Any], Level, str, str, dict[str, Any]]] = [
         "admit doctor",
         {"look": Look(3, unread=(Unread(ProcessId(5, 1), {RAM: 1}, False),))},
     ),
+    ("processes", {"look": Look(3, warnings=("/proc hides",))}, W, "/proc hides", "grep hidepid /proc/mounts", {}),
     (
         "patterns",
         {"capacity": declares(replace(CODER, process_pattern="codex-server"))},

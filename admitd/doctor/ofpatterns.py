@@ -14,6 +14,8 @@ def table(facts: Facts) -> list[Finding]:
     """The process table can be seen, all of it."""
     if facts.look is None:
         return [fault(f"the process table can't be seen: {facts.cannot_see}", "ls -ld /proc/1")]
+    if facts.look.warnings:
+        return [warning(each, "grep hidepid /proc/mounts") for each in facts.look.warnings]
     hidden = [each for each in facts.look.unread if each.could_be_ours]
     if hidden:
         pids = ", ".join(str(each.process.pid) for each in hidden[:5])

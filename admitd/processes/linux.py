@@ -25,6 +25,11 @@ STUCK_READERS_MAX: Final = 16
 WHOLE_EVERY_S: Final = 60.0
 """How long a glance may go by who is known, at most: an exec, or a title that is set, starts no process."""
 
+HIDES: Final = (
+    "/proc hides the processes of other users (mount option hidepid): what runs as another user is not seen, and not "
+    "charged; let admit see it (mount option gid=), or run it as that user"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class _Swept:
@@ -92,7 +97,8 @@ class LinuxTable:
         seen = {each.process.id.pid for each in sightings} | {each.pid for each in passed_over}
         if any(hit.judgement.claims and hit.pid not in seen for hit in swept.hits):
             return None
-        return Look(calm.count, sightings, passed_over, (), {hit.pid: hit.line for hit in swept.hits})
+        lines = {hit.pid: hit.line for hit in swept.hits}
+        return Look(calm.count, sightings, passed_over, (), lines, self._warnings())
 
     def _whole(self, matcher: Matcher, launchers: tuple[int, ...]) -> Look:
         while True:
@@ -145,7 +151,11 @@ class LinuxTable:
         hits = [*swept.hits, *(self._claimed[name] for name in unseen if name in self._claimed)]
         self._claimed = {str(hit.pid): hit for hit in hits}
         sightings, passed_over = sight(hits, self._details, launchers, os.getpid())
-        return Look(len(names), sightings, passed_over, unread, {hit.pid: hit.line for hit in hits})
+        lines = {hit.pid: hit.line for hit in hits}
+        return Look(len(names), sightings, passed_over, unread, lines, self._warnings())
+
+    def _warnings(self) -> tuple[str, ...]:
+        return (HIDES,) if proc.hides_others(self._root) else ()
 
     def _sweep_successors(self, names: list[str], swept: _Swept, matcher: Matcher) -> None:
         """Whoever ended while the table was read may have left a child behind that was not listed yet: a server that

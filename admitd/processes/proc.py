@@ -107,6 +107,11 @@ def identify(pid: int, root: str = "/proc") -> ProcessId | None:
     return None if found is None or found.zombie else ProcessId(pid, found.started)
 
 
+def hides_others(root: str = "/proc") -> bool:
+    """Whether other users' processes are hidden (proc(5), hidepid=1 and above): the first one is always there."""
+    return not os.access(f"{root}/1/stat", os.F_OK)
+
+
 def last_pid(root: str = "/proc") -> int | None:
     """The pid that was given out last, to a process or a thread: while it stays, nobody was started.
 

@@ -40,13 +40,15 @@ class PassedOver:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One look: `count` processes were seen; `lines` holds the command lines of those that matched."""
+    """One look: `count` processes were seen; `lines` holds the command lines of those that matched; `warnings` say, for
+    users, what it could not see."""
 
     count: int = 0
     sightings: tuple[Sighting, ...] = ()
     passed_over: tuple[PassedOver, ...] = ()
     unread: tuple[Unread, ...] = ()
     lines: Mapping[int, bytes] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 class ProcessTable(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import pytest
 
 from admitd.core.terms import RAM, Process
 from admitd.processes import proc
-from admitd.processes.linux import LinuxTable
+from admitd.processes.linux import HIDES, LinuxTable
 from admitd.processes.proc import NoDescriptors
 from admitd.processes.sweep import CommandLines
 from admitd.processes.table import CannotSee
@@ -85,7 +86,7 @@ def test_descriptors_of_the_gone_do_not_use_up_the_room(fake: FakeProc) -> None:
 
 OUT_OF_DESCRIPTORS = """
 import resource, sys
-from admitd.processes.linux import LinuxTable
+from admitd.processes.linux import HIDES, LinuxTable
 from tests.processes.crowd import matcher, open_descriptors, pids
 watched = set(map(int, sys.argv[1:]))
 table = LinuxTable(keep=100_000)
@@ -311,6 +312,32 @@ def test_a_process_of_which_nothing_can_be_read_is_passed_by(fake: FakeProc, mon
     Refusing(monkeypatch, {f"{fake.root}/2/{each}": errno.EACCES for each in ("cmdline", "stat")})
     look = LinuxTable(root=str(fake.root)).look(MATCH)
     assert (look.sightings, look.unread, look.count) == ((), (), 2)
+
+
+HIDDEN = """
+import os
+from admitd.processes.linux import HIDES, LinuxTable
+from admitd.processes.matching import Matcher
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+look = LinuxTable().look(Matcher([]))
+print(*look.warnings)
+"""
+
+
+@pytest.mark.parametrize(("option", "said"), [("hidepid=2", HIDES), ("hidepid=1", HIDES), ("hidepid=0", "")])
+def test_that_other_users_processes_are_hidden_is_said(option: str, said: str) -> None:
+    """A /proc mounted so, in a namespace of its own."""
+    if os.getuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("needs root and unshare(1) to mount /proc another way")
+    script = 'mount -t proc -o "$0" proc /proc || exit 77; exec "$@"'
+    unshare = ["unshare", "-m", "--propagation", "private", "/bin/sh", "-c", script, option]
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [*unshare, sys.executable, "-c", HIDDEN], capture_output=True, text=True, cwd=root, check=False
+    )
+    if done.returncode == 77 or "unshare failed" in done.stderr:
+        pytest.skip(f"no /proc can be mounted here: {done.stderr.strip()}")
+    assert done.stdout.strip() == said, done.stderr
 
 
 @pytest.mark.parametrize("ends", ["before it is read", "after it was read"])
