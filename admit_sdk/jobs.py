@@ -33,12 +33,15 @@ class Job:
         self.answer: Any = None
         self.error: BaseException | None = None
         self.unwanted = False
-        self._over = threading.Event()
+        self._over = False
         self._lock = threading.Lock()
+        self._bells: list[threading.Lock] = []
+        """One held lock for each who waits. No Event: Ctrl-C inside its Python code would leave its lock held, and then
+        the worker could never end the job."""
 
     @property
     def is_over(self) -> bool:
-        return self._over.is_set()
+        return self._over
 
     def check(self) -> None:
         """Raise Aborted or DeadlinePassed where it is not wanted any more. Looked at after every token."""
@@ -50,16 +53,28 @@ class Job:
     def end(self, answer: Any = None, error: BaseException | None = None) -> bool:
         """End it; whether this was the first end."""
         with self._lock:
-            if self._over.is_set():
+            if self._over:
                 return False
             self.answer, self.error = answer, error
-            self._over.set()
+            self._over = True
+            for bell in self._bells:
+                bell.release()
         self.pieces.put(None)
         return True
 
     def wait(self, timeout_s: float | None) -> bool:
         """Whether it is over within so many seconds."""
-        return self._over.wait(timeout_s)
+        bell = threading.Lock()
+        bell.acquire()
+        with self._lock:
+            if self._over:
+                return True
+            self._bells.append(bell)
+        if timeout_s is None:
+            bell.acquire()
+        else:
+            bell.acquire(timeout=min(max(0.0, timeout_s), threading.TIMEOUT_MAX))
+        return self._over
 
 
 class Waiting:
@@ -129,7 +144,7 @@ def _is_given_up(job: Job) -> bool:
 class Ticket(Generic[Answer]):
     """What the caller has of a request: its answer, when it is there, and the way to call it off."""
 
-    def __init__(self, job: Job, forget: Waiting, lock: threading.Condition) -> None:
+    def __init__(self, job: Job, forget: Waiting, lock: threading.RLock) -> None:
         self._job = job
         self._waiting = forget
         self._lock = lock

@@ -80,7 +80,9 @@ class ModelPool:
         self.governor = governor
         self.soft_bytes = governor.soft_bytes
         self.hard_bytes = governor.limit_bytes
-        self.lock = threading.Condition()
+        # A bare lock: Ctrl-C inside Condition's own __enter__, which is Python, would leave it held for ever.
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
         self._slots = {name: _Slot(each, Waiting(name, each.queue_limit)) for name, each in catalogue(models).items()}
         self._models = {name: slot.model for name, slot in self._slots.items()}
         self._prefers_smaller = prefers_smaller
@@ -90,7 +92,7 @@ class ModelPool:
         self._owns_governor = False
         self._tending = Rounds("admit-tend", self, _tend)
         self._measuring = Measuring()
-        self._room = Room(governor, self.lock, self._workers, self._held, self._tending.ring)
+        self._room = Room(governor, self.lock, self.changed, self._workers, self._held, self._tending.ring)
         self._tending.start()
         _open.add(self)
         self._preload()
@@ -131,7 +133,7 @@ class ModelPool:
             self._refuse_closed()
             slot.waiting.put(job)
             served = any(counts(each) for each in slot.workers)
-            self.lock.notify_all()
+            self.changed.notify_all()
         if not served:
             try:
                 self.ensure_workers(name, wait_s=wait_s)
@@ -239,7 +241,7 @@ class ModelPool:
             self._closed = True
             given_up = [job for slot in self._slots.values() for job in slot.waiting.take_all()]
             workers = self._workers()
-            self.lock.notify_all()
+            self.changed.notify_all()
         for job in given_up:
             job.end(error=Aborted("the pool was closed"))
         for each in workers:

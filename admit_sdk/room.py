@@ -29,12 +29,14 @@ MACHINE = "memory of this machine"
 
 
 class Room:
-    """The budget of one pool. `lock` is the pool's; nothing waits while it is held, but for the lock itself."""
+    """The budget of one pool. `lock` is the pool's, and `changed` is rung with it; nothing waits while it is held, but for
+    the lock itself."""
 
     def __init__(
         self,
         governor: MemoryGovernor,
-        lock: threading.Condition,
+        lock: threading.RLock,
+        changed: threading.Condition,
         workers: Callable[[], Sequence[Worker]],
         measure: Callable[[], Holdings],
         unload: Callable[[], None],
@@ -42,6 +44,7 @@ class Room:
         """`unload`: has what is queued for eviction unloaded, by another thread."""
         self._governor = governor
         self._lock = lock
+        self._changed = changed
         self._workers = workers
         self._measure = measure
         self._unload = unload
@@ -79,7 +82,7 @@ class Room:
                     raise self._refused_by_machine(model, need, smaller, of_machine)
                 raise self._refused(model, need, smaller, left, Reason.NO_HEADROOM)
             with self._lock:
-                self._lock.wait(LOOK_AGAIN_S)
+                self._changed.wait(LOOK_AGAIN_S)
 
     def overrun(self) -> int:
         """Bytes by which the soft budget is passed; negative where it is not."""

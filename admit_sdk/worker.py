@@ -24,9 +24,10 @@ from admit_sdk.told import tell_fault
 
 
 class House(Protocol):
-    """What a worker needs of its pool. `lock` guards all states and queues, and is rung when one changes."""
+    """What a worker needs of its pool. `lock` guards all states and queues; `changed` is rung when one changes."""
 
-    lock: threading.Condition
+    lock: threading.RLock
+    changed: threading.Condition
     soft_bytes: int
     hard_bytes: int
 
@@ -97,7 +98,7 @@ class Worker:
             if self.busy:
                 return False
             self._step(Happening.EVICTED)
-            self._house.lock.notify_all()
+            self._house.changed.notify_all()
         self._thread.join()
         return self.state is State.DEAD
 
@@ -107,7 +108,7 @@ class Worker:
             self._ends = True
             if self._job is not None:
                 self._job.unwanted = True
-            self._house.lock.notify_all()
+            self._house.changed.notify_all()
 
     def join(self, timeout_s: float) -> bool:
         """Whether its thread has ended within so many seconds."""
@@ -133,7 +134,7 @@ class Worker:
                 self.error = broke
                 self._step(Happening.GONE if broke is None else Happening.BROKE)
                 self._house.ended(self)
-                self._house.lock.notify_all()
+                self._house.changed.notify_all()
             self._house.tell(self)
 
     def _live(self) -> None:
@@ -166,7 +167,7 @@ class Worker:
                     self._step(Happening.TAKES)
                     self._job = job
                     return job
-                self._house.lock.wait()
+                self._house.changed.wait()
 
     def _answer(self, loaded: Loaded, job: Job) -> None:
         """Answer one request. Raises what the worker can't go on after."""
@@ -198,7 +199,7 @@ class Worker:
     def _locked_step(self, happening: Happening) -> None:
         with self._house.lock:
             self._step(happening)
-            self._house.lock.notify_all()
+            self._house.changed.notify_all()
         self._house.tell(self)
 
     def _step(self, happening: Happening) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import itertools
+import sys
 import threading
 import time
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -225,3 +228,40 @@ def test_many_threads_and_too_little_room_leave_nothing_behind(make: Make, backe
     assert len(outcomes) == 48, f"after {time.monotonic() - began:.0f} s"
     assert "20" in outcomes
     until(lambda: backend.open_requests == 0)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # where it comes inside a __del__
+@pytest.mark.parametrize("how", ["streamed", "whole"])
+def test_ctrl_c_at_any_point_leaves_no_lock_behind(make: Make, how: str) -> None:
+    """At every entry and return of a function on the way, those of `threading` too: who comes after is answered."""
+    pool = make(model("m"))
+
+    def asked() -> None:
+        if how == "whole":
+            pool.ask("m", ask("again", 2))
+        else:
+            with pool.stream("m", ask("again", 2)) as stream:
+                list(stream)
+
+    asked()
+    for point in itertools.count(1):
+        left = point
+
+        def press(_frame: FrameType, event: str, _: object) -> Any:
+            nonlocal left
+            left -= event in ("call", "return")
+            if left == 0:
+                raise KeyboardInterrupt
+            return press
+
+        sys.settrace(press)
+        try:
+            asked()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(None)
+        assert pool.submit("m", ask("next", 1)).result(20).tokens == 1, point
+        if left > 0:
+            break
+    assert point > 20
