@@ -115,6 +115,16 @@ class Host:
         """The services whose server, or whose load command, is alive."""
         return sorted(set(self.processes().values()))
 
+    def commands(self) -> list[int]:
+        """`admit load` on this host; what a killed one has forked that has not become its load command yet, too."""
+        found = []
+        for pid, line in command_lines().items():
+            with contextlib.suppress(OSError):
+                ours = os.fsencode(self.config) in Path(f"/proc/{pid}/environ").read_bytes()
+                if ours and b"admit load " in line:
+                    found.append(pid)
+        return found
+
     def clear(self) -> None:
         """End every server, and whatever would start one."""
 

@@ -308,6 +308,7 @@ def test_commands_killed_at_random_points(tmp_path: Path) -> None:
             for command in commands:
                 command.kill()
                 command.wait()
+            until(lambda: not host.commands())
             host.clear()
             watch.next_admission_works()
 
