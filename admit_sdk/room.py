@@ -29,8 +29,8 @@ MACHINE = "memory of this machine"
 
 
 class Room:
-    """The budget of one pool. `lock` is the pool's, and `changed` is rung with it; nothing waits while it is held, but for
-    the lock itself."""
+    """The budget of one pool. `lock` is the pool's, and `changed` is rung with it; nothing waits while it is held,
+    but for the lock itself."""
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from admitd import actuator
-from admitd.core.terms import Check, Command
+from admitd.core.terms import Capacity, Check, Command
 
 BOUND_S: Final = 2.0
 REAP_S: Final = 0.5
@@ -116,3 +116,19 @@ def _ended(each: _Running, bound_s: float) -> Check | None:
     if code in (126, 127) or (code != 0 and _NOT_FOUND.search(said)):
         return Check(each.service, None, detail)
     return Check(each.service, code == 0, detail)
+
+
+class Lately:
+    """What the checks said, for who looks all the time: they are commands, and are run once a probe_interval_s."""
+
+    def __init__(self) -> None:
+        self._known: tuple[Capacity, float, Mapping[str, Check]] | None = None
+
+    def of(self, capacity: Capacity, now: float) -> Mapping[str, Check]:
+        """As of the last time that they ran; never older than the interval, or than the file in force."""
+        if not capacity.check_commands:
+            return {}
+        known = self._known
+        if known is None or known[0] is not capacity or now - known[1] >= capacity.sentinel.probe_interval_s:
+            known = self._known = (capacity, now, run_all(capacity.check_commands))
+        return known[2]

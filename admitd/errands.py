@@ -87,11 +87,16 @@ class Errands:
             self._send()
 
     def begin(self, service: str, work: Callable[[], News | None]) -> bool:
-        """Do `work` beside the rounds; what it returns is called by the sentinel's thread. False: somebody is at it."""
+        """Do `work` beside the rounds; what it returns is called by the sentinel's thread. False: somebody is at it.
+        Raises RuntimeError where the system has no room for a thread."""
         if service in self._acting:
             return False
         self._acting.add(service)
-        self._thread(f"admit-mend-{service}", partial(self._act, service, work))
+        try:
+            self._thread(f"admit-mend-{service}", partial(self._act, service, work))
+        except BaseException:
+            self._acting.discard(service)
+            raise
         return True
 
     def _act(self, service: str, work: Callable[[], News | None]) -> None:
@@ -106,9 +111,14 @@ class Errands:
 
     def _send(self) -> None:
         while self._waiting and len(self._asking) < PROBES_AT_ONCE:
-            service, probe = self._waiting.popleft()
+            service, probe = self._waiting[0]
+            try:
+                self._thread(f"admit-probe-{service}", partial(self._ask, service, probe))
+            except RuntimeError as problem:  # no room for a thread: it is this one's turn again next time
+                self._failed(problem)
+                return
+            self._waiting.popleft()
             self._asking.add(service)
-            self._thread(f"admit-probe-{service}", partial(self._ask, service, probe))
 
     def _ask(self, service: str, probe: Probe) -> None:
         try:

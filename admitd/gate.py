@@ -7,14 +7,13 @@ or a reservation for a service with a check went, their answers may have been ov
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from admitd import checks, footprints, hands
+from admitd import checks, footprints, hands, safelist
 from admitd.core import admission, chronicle, ledger
 from admitd.core.ledger import Ledger
 from admitd.core.terms import (
@@ -41,8 +40,6 @@ from admitd.reservations import Busy, NotRecorded, Reservations, Standing
 from admitd.tally import Tally
 
 TRIES: Final = 10
-SAFELIST: Final = "safelist..{}"
-"""The name under which the patterns of the safelist are matched, beside the services, in the same look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +58,7 @@ class Ask:
 @dataclass(frozen=True, slots=True)
 class Scene:
     """What one look saw and what follows from it. `at` is wall-clock time, `took_s` what the look took. `safelisted`:
-    the processes that patterns of the safelist match; their `service` is the claim that `SAFELIST` names."""
+    the processes that patterns of the safelist match; their `service` is the claim that safelist.NAME names."""
 
     ledger: Ledger
     reading: Reading
@@ -125,7 +122,7 @@ class Gate:
     def matcher(self, capacity: Capacity) -> Matcher:
         """The compiled patterns of `capacity`; made once for each file that comes into force."""
         if self._matcher is None or self._matcher[0] is not capacity:
-            self._matcher = (capacity, Matcher([*capacity.services.values(), *safelist_of(capacity).values()]))
+            self._matcher = (capacity, Matcher([*capacity.services.values(), *safelist.services_of(capacity).values()]))
         return self._matcher[1]
 
     def capacity(self) -> Capacity:
@@ -144,10 +141,19 @@ class Gate:
             return self._scene(source, checked, standing, peaks=footprints.peaks)
 
     def glance(self, checked: Mapping[str, Check]) -> Scene:
-        """As `look`, by a glance at the processes, which is cheaper and may be late (see ProcessTable)."""
+        """As `look`, by a glance at the processes, which is cheaper and may be late (see ProcessTable); and without the
+        reservations where they can't be read: what keeps services alive does not depend on them."""
         with self._one_at_a_time:
             source = self._source()
-            return self._scene(source, checked, self.records.standing(source[0]), self.table.glance)
+            try:
+                standing = self.records.standing(source[0])
+            except NotRecorded as problem:
+                standing = Standing(warnings=(str(problem),))
+            return self._scene(source, checked, standing, self.table.glance)
+
+    def reading(self) -> Reading:
+        """What the system says of its memory now."""
+        return self._memory.reading()
 
     def decide(self, asks: Sequence[Ask]) -> tuple[list[Answer | Unknown], Scene | None]:
         """Verdicts for all of `asks` from one look, in their order; each admission is written down before it is told.
@@ -326,13 +332,6 @@ class Gate:
         )
         derived = ledger.derive(capacity, view)
         return Scene(derived, reading, look, time.time(), took_s, derived.warnings, safelisted)
-
-
-def safelist_of(capacity: Capacity) -> dict[str, Service]:
-    """The patterns of the safelist, as what they are matched as, by the entry of the file."""
-    patterns = [entry for entry in capacity.sentinel.safelist if entry not in capacity.services]
-    free = (name for number in itertools.count() if (name := SAFELIST.format(number)) not in capacity.services)
-    return {entry: Service(name, {RAM: 1}, process_pattern=entry) for entry, name in zip(patterns, free, strict=False)}
 
 
 def overtaken(before: Standing, now: Standing, capacity: Capacity) -> bool:

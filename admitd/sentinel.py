@@ -11,12 +11,12 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
-from admitd import checks, hands, supervisors
+from admitd import checks, hands, safelist, supervisors
 from admitd.core import acts, halfway, probing, relief, respawn, runaway, stopped
 from admitd.core.acts import Act, Close, Evict, Recover, Tell, Wake
 from admitd.core.condition import Working
@@ -24,16 +24,18 @@ from admitd.core.events import Event, Severity
 from admitd.core.probing import Watched
 from admitd.core.reboot import Finding
 from admitd.core.stopped import Safelisted
-from admitd.core.terms import Capacity, Check, Level, Reservation, State
+from admitd.core.terms import Level, Reservation, State
 from admitd.errands import Errands, News, Progress
-from admitd.gate import Gate, Scene, safelist_of
+from admitd.gate import Gate, Scene
 from admitd.insight import Insight
 from admitd.journal import Record
 from admitd.memory import Alarm
 from admitd.mending import Mending, Outcome
-from admitd.processes.glimpse import glimpse
+from admitd.processes.table import CannotSee
+from admitd.reservations import NotRecorded
 from admitd.vitals import Vitals
 
+Done = TypeVar("Done")
 QUICK_S: Final = 1.0
 GLIMPSES_PER_S: Final = 25
 """A glimpse takes 20 to 40 microseconds; so many of them a second are 0.1 % of a core."""
@@ -112,7 +114,7 @@ class Sentinel:
         self._left_down: dict[str, float] = {}
         self._safelisted: tuple[Safelisted, ...] = ()
         self._level: Level | None = None
-        self._checked: tuple[Capacity, float, Mapping[str, Check]] | None = None
+        self._checks = checks.Lately()
         self._next_full_s = 0.0
         self._rounds = self._errors = 0
         self._last_round_s: float | None = None
@@ -157,7 +159,7 @@ class Sentinel:
             self._errands.stir()
         self._alarm = "the kernel tells nothing any more"
 
-    def _do(self, what: Callable[[], float | None]) -> float | None:
+    def _do(self, what: Callable[[], Done]) -> Done | None:
         """Do it; where it fails, tell and count that, and go on."""
         try:
             return what()
@@ -201,39 +203,54 @@ class Sentinel:
 
     def _quick(self, now: float) -> bool:
         """Glimpse at the safelist; True where a full look should say what to do."""
-        seen = []
-        for each in self._safelisted:
-            stands = glimpse(each.process.id)
-            if stands is not None:
-                process = replace(each.process, stopped=stands.stopped, traced=stands.traced)
-                seen.append(replace(each, process=process, starved=stands.starved))
+        seen = safelist.glimpsed(self._safelisted)
         memory, asked = stopped.step(self._memory.stopped, now, seen, self._level)
         if not asked:
             self._memory.stopped = memory
         return bool(asked)
 
     def _full(self, now: float) -> None:
-        scene = self._gate.glance(self._checks(now))
+        try:
+            scene = self._gate.glance(self._checks.of(self._gate.capacity(), now))
+        except CannotSee:
+            self._without_a_look(now)
+            raise
         self._level = scene.reading.level
-        standing = self._gate.records.standing(scene.capacity).reservations
-        loading = frozenset(held.service for held in standing if self._is_followed(held, scene))
         held = hands.seen(self._gate.records.where)
-        loading |= self._errands.under_way
+        loading = self._loading(scene) | self._errands.under_way
         handled = loading | {name for name, hand in held.items() if hand.on}
         loading |= {name for name, hand in held.items() if hand.admitted_since}
-        sight = _Sight(now, scene, self._watch.look(scene, now), held, loading, handled)
+        known = self._do(lambda: self._watch.look(scene, now)) or {}
+        sight = _Sight(now, scene, known, held, loading, handled)
         self._forget_what_was_unloaded(held)
-        asked = [
-            *self._step_stopped(sight),
-            *self._step_respawn(sight),
-            *self._step_probing(sight),
-            *self._step_memory(sight),
-        ]
+        asked: list[Act] = []
+        for step in (self._step_stopped, self._step_respawn, self._step_probing, self._step_memory):
+            asked += self._do(partial(step, sight)) or ()  # a rule that fails keeps no other from being followed
         if self._vitals is not None and not self._end.is_set():
             self._vitals.beat()
         self._perform(asked)
         memory = self._memory
         self.insight.take(sight.now, scene, sight.known, memory.probing, memory.halfway.told())
+
+    def _without_a_look(self, now: float) -> None:
+        """Those of the safelist that are known are woken all the same, and how the memory stands is told."""
+        reading = self._gate.reading()
+        self._level = reading.level
+        seen = safelist.glimpsed(self._safelisted)
+        self._memory.stopped, asked = stopped.step(self._memory.stopped, now, seen, self._level)
+        if reading.level is not None:
+            self._memory.relief, told = relief.believe(self._memory.relief, now, reading.level, reading)
+            asked += told
+        self._perform(asked)
+
+    def _loading(self, scene: Scene) -> frozenset[str]:
+        """Whom somebody loads now; where the reservations can't be read, that may be everyone."""
+        try:
+            standing = self._gate.records.standing(scene.capacity).reservations
+        except NotRecorded as problem:
+            self._failed(problem)
+            return frozenset(scene.capacity.services)
+        return frozenset(held.service for held in standing if self._is_followed(held, scene))
 
     def _is_followed(self, held: Reservation, scene: Scene) -> bool:
         """Whether a load is still under way. What is there already is followed only by a living holder: the server
@@ -251,21 +268,11 @@ class Sentinel:
                 del self._left_down[name]
                 self._memory.probing = probing.dropped(self._memory.probing, name)
 
-    def _checks(self, now: float) -> Mapping[str, Check]:
-        """What the checks say. They are commands: they run once a probe_interval_s, and not under the gate's lock."""
-        capacity = self._gate.capacity()
-        if not capacity.check_commands:
-            return {}
-        fresh = self._checked
-        if fresh is None or fresh[0] is not capacity or now - fresh[1] >= capacity.sentinel.probe_interval_s:
-            fresh = self._checked = (capacity, now, checks.run_all(capacity.check_commands))
-        return fresh[2]
-
     # The rules, each with what it needs to know.
 
-    def _step_stopped(self, sight: _Sight) -> tuple[Act, ...]:
-        self._safelisted = tuple(_safelisted(sight.scene))
-        level = sight.scene.reading.level
+    def _step_stopped(self, sight: _Sight) -> Sequence[Act]:
+        scene, level = sight.scene, sight.scene.reading.level
+        self._safelisted = tuple(safelist.seen(scene.capacity, scene.safelisted, scene.ledger.accounts))
         self._memory.stopped, asked = stopped.step(self._memory.stopped, sight.now, self._safelisted, level)
         return asked
 
@@ -332,25 +339,41 @@ class Sentinel:
     # What they ask for.
 
     def _perform(self, asked: Iterable[Act]) -> None:
-        services = self._gate.capacity().services
         for act in asked:
-            match act:
-                case Tell():
-                    self._tell(act.event)
-                case Wake():
-                    if not self._mending.wake(act):
-                        self._memory.stopped = stopped.refused(self._memory.stopped, act.process.id)
-                case acts.Probe():
-                    probe = services[act.service].probe if act.service in services else None
-                    if probe is not None:
-                        self._errands.probe(act.service, probe)
-                case Recover():
-                    if not self._errands.begin(act.service, partial(self._recover, act)):
-                        self._recovered(act.service, Outcome.DROPPED)
-                case Close():
-                    self._errands.begin(act.service, partial(self._mending.close, act))
-                case Evict():
-                    self._errands.begin(act.service, partial(self._mending.evict, act))
+            try:
+                self._act(act)
+            except Exception as problem:  # the others still have their turn, and this one another
+                self._failed(problem)
+                self._not_done(act)
+
+    def _act(self, act: Act) -> None:
+        match act:
+            case Tell():
+                self._tell(act.event)
+            case Wake():
+                if not self._mending.wake(act):
+                    self._memory.stopped = stopped.refused(self._memory.stopped, act.process.id)
+            case acts.Probe():
+                service = self._gate.capacity().services.get(act.service)
+                if service is not None and service.probe is not None:
+                    self._errands.probe(act.service, service.probe)
+            case Recover():
+                if not self._errands.begin(act.service, partial(self._recover, act)):
+                    self._recovered(act.service, Outcome.DROPPED)
+            case Close():
+                self._errands.begin(act.service, partial(self._mending.close, act))
+            case Evict():
+                self._errands.begin(act.service, partial(self._mending.evict, act))
+
+    def _not_done(self, act: Act) -> None:
+        """Forget that it was asked for: what is believed to be under way would never be asked for again."""
+        match act:
+            case Wake():
+                self._memory.stopped = stopped.not_woken(self._memory.stopped, act.process.id)
+            case acts.Probe():
+                self._memory.probing = probing.not_asked(self._memory.probing, act.service)
+            case Recover():
+                self._recovered(act.service, Outcome.NOT_BACK)
 
     def _recover(self, act: Recover) -> News:
         outcome = Outcome.NOT_BACK
@@ -368,16 +391,3 @@ class Sentinel:
         self._left_down.pop(service, None)
         if not back:
             self._left_down[service] = time.monotonic()
-
-
-def _safelisted(scene: Scene) -> Iterable[Safelisted]:
-    """Everything on the safelist that lives; mentions are nobody's."""
-    entries = {service.name: entry for entry, service in safelist_of(scene.capacity).items()}
-    seen = [(entries[each.service], each) for each in scene.safelisted if not each.mention and each.service in entries]
-    for name in scene.capacity.sentinel.safelist:
-        account = scene.ledger.accounts.get(name)
-        seen += [(name, each) for each in (account.sightings if account else ()) if not each.mention]
-    for name, each in seen:
-        stands = glimpse(each.process.id)
-        starved = stands is not None and stands.starved
-        yield Safelisted(each.process, name, each.service, starved)

@@ -74,6 +74,7 @@ ORDER = (
     "admitd/boot.py",
     "admitd/trail.py",
     "admitd/journal.py",
+    "admitd/safelist.py",
     "admitd/footprints.py",
     "admitd/tally.py",
     "admitd/gate.py",

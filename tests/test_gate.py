@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from admitd import safelist
 from admitd.core.terms import Capacity, Check, Command, ProcessId, Sentinel
 from admitd.core.verdict import Admitted
 from admitd.flight import Flight
-from admitd.gate import TRIES, Answer, Ask, Gate, Scene, Unknown, safelist_of
+from admitd.gate import TRIES, Answer, Ask, Gate, Scene, Unknown
 from admitd.processes.table import CannotSee
 from admitd.reservations import NotRecorded, Reservations
 from tests.core.worlds import capacity, service
@@ -707,5 +708,5 @@ def test_giving_back_while_a_look_is_under_way_waits_for_it(where: Path) -> None
 def test_a_pattern_of_the_safelist_is_matched_beside_a_service_of_any_name() -> None:
     both = capacity(service("safelist..0"), service("x"))
     declared = replace(both, sentinel=Sentinel(safelist=("x", "qemu", "WindowServer")))
-    named = {entry: claim.name for entry, claim in safelist_of(declared).items()}
+    named = {entry: claim.name for entry, claim in safelist.services_of(declared).items()}
     assert named == {"qemu": "safelist..1", "WindowServer": "safelist..2"}

@@ -143,6 +143,16 @@ def recovered(memory: Memory, now: float, service: str, *, back: bool, settings:
     return Memory({**memory.courses, service: course}, None)
 
 
+def not_asked(memory: Memory, service: str) -> Memory:
+    """Its probe could not be sent just now; it is due again when its interval is over."""
+    course = memory.courses.get(service)
+    return (
+        memory
+        if course is None
+        else replace(memory, courses={**memory.courses, service: replace(course, asking=False)})
+    )
+
+
 def dropped(memory: Memory, service: str) -> Memory:
     """Someone unloaded it on purpose while it was to be recovered: it is not hung any more."""
     course = replace(memory.courses.get(service, Course()), failures=0, down=False, asking=False)

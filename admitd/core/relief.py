@@ -60,7 +60,7 @@ def step(
     level = reading.level
     if level is None:
         return replace(memory, critical_since_s=None), ()
-    memory, told = _believe(memory, now, level, reading)
+    memory, told = believe(memory, now, level, reading)
     if level is not Level.CRITICAL:
         calm = replace(memory, critical_since_s=None)
         return (calm if memory.level is Level.CRITICAL else replace(calm, advised=False)), told
@@ -113,7 +113,8 @@ def _held(account: Account) -> int:
     return (account.measured or account.charge).get(RAM, 0)
 
 
-def _believe(memory: Memory, now: float, level: Level, reading: Reading) -> tuple[Memory, tuple[Act, ...]]:
+def believe(memory: Memory, now: float, level: Level, reading: Reading) -> tuple[Memory, tuple[Act, ...]]:
+    """The level that is believed after one more reading, and what is told of that."""
     if level >= memory.level:
         risen = level > memory.level
         return replace(memory, level=level, worse_at_s=now), (_pressure(reading, level),) if risen else ()

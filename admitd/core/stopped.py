@@ -69,6 +69,12 @@ def refused(memory: Memory, process: ProcessId) -> Memory:
     return memory if spell is None else Memory({**memory.spells, process: replace(spell, gave_up=True)})
 
 
+def not_woken(memory: Memory, process: ProcessId) -> Memory:
+    """It could not be tried just now: that was no waking, and says nothing of who might mean it."""
+    spell = memory.spells.get(process)
+    return memory if spell is None else Memory({**memory.spells, process: replace(spell, wakes=spell.wakes[:-1])})
+
+
 def _judge(spell: Spell, now: float, seen: Safelisted, level: Level | None) -> tuple[Spell, tuple[Act, ...]]:
     recent = tuple(at for at in spell.wakes if now - at < FORGET_S)
     process = seen.process

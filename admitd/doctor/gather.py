@@ -15,13 +15,23 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from admitd import __version__, actuator, capacity, ownfile, places, processes, reservations, supervisors, trail
+from admitd import (
+    __version__,
+    actuator,
+    capacity,
+    ownfile,
+    places,
+    processes,
+    reservations,
+    safelist,
+    supervisors,
+    trail,
+)
 from admitd import memory as memories
 from admitd.core.respawn import Supervisor
 from admitd.core.terms import Capacity, Command, ProcessId
 from admitd.doctor.commandline import programs
 from admitd.doctor.finding import Answering, Facts, Held, Missing
-from admitd.gate import safelist_of
 from admitd.journal import NAME
 from admitd.measuring import Measuring
 from admitd.memory import Memory
@@ -56,7 +66,9 @@ def gather(environ: Mapping[str, str], config: str | None, port: int) -> Facts:
         problems=problems,
         loose=tuple(_loose(environ)),
         look=look,
-        safelisted={} if declared is None else {each.name: entry for entry, each in safelist_of(declared).items()},
+        safelisted={}
+        if declared is None
+        else {each.name: entry for entry, each in safelist.services_of(declared).items()},
         cannot_see=cannot_see,
         reading=memory.reading(),
         physical=_physical(memory),
@@ -96,7 +108,7 @@ def _file(
 def _look(declared: Capacity | None, environ: Mapping[str, str]) -> tuple[Look | None, str | None]:
     services = list(declared.services.values()) if declared is not None else []
     if declared is not None:
-        services += safelist_of(declared).values()
+        services += safelist.services_of(declared).values()
     try:
         look = processes.for_this_system(environ).look(Matcher(services))
     except (CannotSee, processes.NoSuchReader) as problem:
