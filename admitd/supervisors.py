@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from pathlib import Path
@@ -26,10 +25,10 @@ def _on_linux(pid: int, proc: Path) -> Supervisor:
     # What admit's own unit started is in that unit's cgroup, and is not kept running by it.
     if found is not None and found != respawn.of_cgroup(_text(proc / str(os.getpid()) / "cgroup")):
         return found
-    parent = 0
-    with contextlib.suppress(IndexError, ValueError):
-        parent = int(_text(proc / str(pid) / "stat").rsplit(")", 1)[1].split()[1])
-    return respawn.of_parent(parent, _text(proc / str(parent) / "comm").strip() or "a program")
+    parent = int(_stat(proc, pid)[1])
+    _, _, _, session, terminal = _stat(proc, parent)
+    program = _text(proc / str(parent) / "comm").strip() or "a program"
+    return respawn.of_parent(parent, program, typed_in=session == str(parent) and terminal != "0")
 
 
 def _on_darwin(pid: int) -> Supervisor:
@@ -43,7 +42,21 @@ def _on_darwin(pid: int) -> Supervisor:
         label = label_in(_launchctl_list(), pid)
         return respawn.of_parent(1, "") if label is None else respawn.of_launchd(label, os.getuid())
     parent = darwin.short_bsd_info(info.parent, libc)
-    return respawn.of_parent(info.parent, parent.comm.decode("utf-8", "replace") if parent else "a program")
+    program = parent.comm.decode("utf-8", "replace") if parent else "a program"
+    return respawn.of_parent(info.parent, program, typed_in=_leads_session(info.parent))
+
+
+def _stat(proc: Path, pid: int) -> list[str]:
+    """State, parent, process group, session and terminal (proc_pid_stat(5)); zeros where they can't be read."""
+    fields = _text(proc / str(pid) / "stat").rpartition(")")[2].split()[:5]
+    return fields if len(fields) == 5 else ["0"] * 5
+
+
+def _leads_session(pid: int) -> bool:
+    try:
+        return os.getsid(pid) == pid
+    except OSError:
+        return False
 
 
 def label_in(listed: str, pid: int) -> str | None:

@@ -83,6 +83,16 @@ def _newest(account: Account, fresh: frozenset[ProcessId]) -> int:
     return max((process.id for process in account.processes if process.id in fresh), key=lambda i: i.started).pid
 
 
+ADOPTERS: Final = frozenset({"systemd", "init", "launchd"})
+"""Whoever ends leaves its children to one of these: it did not start them."""
+SHELLS: Final = frozenset({"sh", "bash", "dash", "zsh", "fish", "ksh", "tcsh", "nu", "pwsh"})
+SEATS: Final = frozenset(
+    {"login", "sshd", "sshd-session", "su", "sudo", "tmux: server", "tmux", "screen", "SCREEN", "zellij", "mosh-server"}
+    | {"Terminal", "iTerm2", "gnome-terminal-", "konsole", "xterm", "kitty", "alacritty", "ghostty", "wezterm-gui"}
+)
+"""Where people sit. Linux keeps 15 letters of a program's name (proc_pid_comm(5))."""
+
+
 def of_cgroup(text: str) -> Supervisor | None:
     """The systemd unit or container that /proc/PID/cgroup names; None where it is merely someone's session."""
     for line in text.splitlines():
@@ -110,8 +120,11 @@ def of_launchd(label: str, uid: int, *, as_root: bool = False) -> Supervisor:
     return Supervisor(f"the launchd job {label}", command)
 
 
-def of_parent(pid: int, program: str) -> Supervisor:
-    """The program that started it, where it is no service manager that we know."""
-    if pid <= 1:
+def of_parent(pid: int, program: str, *, typed_in: bool = False) -> Supervisor:
+    """The program that started it, where it is no service manager that we know; never a command that would end a
+    login, a terminal or the manager of all of a user's services. `typed_in`: the parent leads its session."""
+    if pid <= 1 or program in ADOPTERS:
         return Supervisor("something that has ended since", None)
+    if program in SEATS or (typed_in and program.lstrip("-") in SHELLS):
+        return Supervisor(f"somebody, in {program} (process {pid}),", None)
     return Supervisor(f"its parent, {program} (process {pid}),", f"kill {pid}")

@@ -85,6 +85,24 @@ def test_a_parent_is_named_and_an_orphan_has_none() -> None:
     assert respawn.of_parent(1, "systemd").stop is None
 
 
+@pytest.mark.parametrize(
+    ("program", "leads", "said", "stop"),
+    [
+        ("systemd", True, "something that has ended since", None),
+        ("tmux: server", True, "somebody, in tmux: server (process 900),", None),
+        ("sshd", False, "somebody, in sshd (process 900),", None),
+        ("-zsh", True, "somebody, in -zsh (process 900),", None),
+        ("bash", True, "somebody, in bash (process 900),", None),
+        ("bash", False, "its parent, bash (process 900),", "kill 900"),
+        ("ollama", True, "its parent, ollama (process 900),", "kill 900"),
+    ],
+)
+def test_no_remedy_ends_a_login_or_a_terminal(program: str, leads: bool, said: str, stop: str | None) -> None:
+    """A loop in a script is what starts it again; the shell that leads its session is where somebody typed."""
+    found = respawn.of_parent(900, program, typed_in=leads)
+    assert (found.name, found.stop) == (said, stop)
+
+
 def test_it_is_told_with_the_command_that_really_stops_it() -> None:
     told = respawn.event(Back("x", 2.4, 6), Supervisor("the systemd unit x.service", "systemctl --user stop x.service"))
     assert isinstance(told, Tell)
