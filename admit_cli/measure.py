@@ -48,6 +48,13 @@ def _service(name: str, values: dict[str, Any]) -> int:
         return wire.FAILED
     budget_mb = to_mb(sizing.budget(watching.seen.most))
     written = None
+    declared_mb = to_mb(service.budget.get(RAM, 0))
+    if values["write"] and watching.seen.was_idle and budget_mb < declared_mb:
+        _report(watching.seen, values["json"], name, service)
+        lower = f"its budget stays {declared_mb} MB, since an idle service says nothing of what it needs at work"
+        by_hand = render.again(values["config"], "service", "edit", name, f"ram_budget_mb={budget_mb}")
+        print(f"admit: {lower}; use it, and measure again; or, if you know better: {by_hand}", file=sys.stderr)
+        return wire.FAILED
     if values["write"]:
         path = Path(declared.path)
         try:

@@ -81,14 +81,15 @@ class DarwinMemory:
     def reading(self) -> Reading:
         """Available is what Ollama computes (discover/gpu_info_darwin.m): free + file-backed + purgeable.
 
-        The level is a late alarm, never a permission: wired memory, and so what Metal holds, is on neither side of
-        the comparison behind it (osfmk/vm/vm_page.h, AVAILABLE_MEMORY). The numbers may be a second old: XNU answers
-        2 to 10 requests a second of all programs together, then repeats itself (osfmk/kern/host.c,
-        rate_limit_host_statistics).
+        The kernel's level is a late alarm, never a permission: wired memory, and so what Metal holds, is on neither
+        side of the comparison behind it (osfmk/vm/vm_page.h, AVAILABLE_MEMORY). So what is available counts as well.
+        The numbers may be a second old: XNU answers 2 to 10 requests a second of all programs together, then repeats
+        itself (osfmk/kern/host.c, rate_limit_host_statistics).
         """
         try:
             pages = self._pages()
             kernel_level = self._integer(b"kern.memorystatus_vm_pressure_level")
+            total = self.physical()
         except OSError as error:
             return Reading(problem=f"the system does not tell its memory: {error}")
         available = pages.free + pages.file_backed + pages.purgeable
@@ -97,7 +98,7 @@ class DarwinMemory:
             f"{_gib(pages.file_backed)} file-backed, {_gib(pages.purgeable)} purgeable; {_gib(pages.wired)} GiB "
             f"wired, {_gib(pages.compressed)} compressed{self._swapped()}"
         )
-        return Reading({RAM: available}, darwin_level(kernel_level), why)
+        return Reading({RAM: available}, darwin_level(kernel_level, available, total), why)
 
     def footprint(self, processes: Sequence[ProcessId], enough: int) -> int | None:
         """The sum of phys_footprint, and the largest part of residence that no footprint shows.

@@ -86,6 +86,21 @@ def test_a_service_is_watched(home: Home) -> None:
     assert "hardly worked" in said["notes"][0]
 
 
+def test_what_an_idle_service_holds_is_not_written_below_its_budget(home: Home) -> None:
+    home.write(home.config.read_text().replace("ram_budget_mb: 100", "ram_budget_mb: 9000"))
+    before = home.config.read_bytes()
+    with hog(home):
+        code, out, err = home.admit("measure", "hog", "--for", "1s", "--write")
+        assert code == 1
+        assert "hog held 2" in out
+        assert "its budget stays 9000 MB" in err
+        assert home.config.read_bytes() == before
+        command = err.partition("if you know better: admit ")[2].split()
+        code, _, err = home.admit(*command)
+        assert code == 0, err
+    assert b"ram_budget_mb: 9000" not in home.config.read_bytes()
+
+
 def test_it_says_it_for_people_and_writes_it(home: Home) -> None:
     """One number changes, and nothing else: not a comment, not a space, not the mode."""
     before = home.config.read_bytes()

@@ -52,4 +52,19 @@ def test_a_machine_without_memory_is_in_trouble_and_not_an_error() -> None:
     ],
 )
 def test_the_level_on_macos(kernel: int, level: Level | None) -> None:
-    assert darwin_level(kernel) is level
+    assert darwin_level(kernel, 30 * GIB, 100 * GIB) is level
+
+
+@pytest.mark.parametrize(
+    ("kernel", "available", "level"),
+    [
+        pytest.param(1, 6, Level.NORMAL, id="6 % available is normal still"),
+        pytest.param(1, 5, Level.WARN, id="5 % available warns, though the kernel sees nothing: the rest may be wired"),
+        pytest.param(0, 5, Level.WARN, id="it does so too where the kernel's value says nothing"),
+        pytest.param(4, 5, Level.CRITICAL, id="the kernel's worse level counts"),
+        pytest.param(1, 2, Level.CRITICAL, id="2 % available is critical"),
+        pytest.param(3, 0, Level.CRITICAL, id="nothing available is critical"),
+    ],
+)
+def test_wired_memory_shows_on_macos_in_what_is_available(kernel: int, available: int, level: Level) -> None:
+    assert darwin_level(kernel, available * GIB, 100 * GIB) is level
