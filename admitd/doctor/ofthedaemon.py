@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 
 from admitd.core.terms import Capacity
-from admitd.doctor.finding import UNSEEN, Facts, Finding, fault, ok, warning
+from admitd.doctor.finding import UNSEEN, Answering, Facts, Finding, fault, ok, warning
+from admitd.installing.launchd import LABEL
+from admitd.installing.systemd import SERVICE
 
 _MANAGERS = ("the systemd unit ", "the launchd job ", "the container ")
+_OWN = (f"the systemd unit {SERVICE}", f"the launchd job {LABEL}")
 
 
 def daemon(facts: Facts) -> list[Finding]:
@@ -22,7 +25,7 @@ def daemon(facts: Facts) -> list[Finding]:
     findings = []
     if found.version not in (None, facts.version):
         what = f"the daemon is version {found.version}, and this command {facts.version}"
-        findings.append(fault(what, f"kill {found.pid}; admit daemon run" if found.pid else "admit daemon run"))
+        findings.append(fault(what, _anew(facts, found)))
     if found.problem is not None:
         findings.append(fault(f"the daemon is not well: {found.problem}", "admit events --since 1h"))
     if found.file is not None and facts.path is not None and not _same(found.file, facts.path):
@@ -84,6 +87,17 @@ def safelist(facts: Facts, declared: Capacity) -> list[Finding]:
         what = f"safelist: {entry}: process {pid} belongs to uid {uid}, so that only that user or root can continue it"
         findings.append(warning(what, f"$EDITOR {facts.path}"))
     return findings or ok("what the safelist names may be signalled by this user")
+
+
+def _anew(facts: Facts, found: Answering) -> str:
+    """What starts the daemon anew. One that is kept running is its keeper's to end: systemd goes on holding the port of
+    one that was killed, and launchd leaves one that ended with 0 alone."""
+    keeper = facts.keeper
+    if keeper is not None and keeper.name in _OWN:
+        return "admit daemon restart"
+    if keeper is not None and keeper.restart is not None:
+        return keeper.restart
+    return f"kill {found.pid}; admit daemon run" if found.pid else "admit daemon run"
 
 
 def _same(one: str, other: str) -> bool:
