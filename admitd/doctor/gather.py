@@ -7,6 +7,7 @@ import http.client
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -50,6 +51,7 @@ def gather(environ: Mapping[str, str], config: str | None, port: int) -> Facts:
         port=port,
         environ=environ,
         mac=sys.platform == "darwin",
+        config=os.path.abspath(os.path.expanduser(config)) if config else None,
         looked=tuple(map(str, looked)),
         path=None if path is None else str(path),
         capacity=declared,
@@ -177,12 +179,12 @@ def _loose(environ: Mapping[str, str]) -> Iterable[tuple[str, str]]:
             if problem is not None:
                 yield f"{path} {problem[0]}", problem[1].partition(": ")[2]
             elif path.name == "token" and found.st_mode & 0o077:
-                yield f"others may read {path}, and so load and unload", f"chmod 600 {path}"
+                yield f"others may read {path}, and so load and unload", f"chmod 600 {shlex.quote(str(path))}"
     try:
         shared = reservations.folder(environ)
         mode = shared.stat().st_mode
         if mode & 0o002 and not mode & 0o1000:
-            yield f"{shared} may be emptied by anyone", f"chmod 1777 {shared}"
+            yield f"{shared} may be emptied by anyone", f"chmod 1777 {shlex.quote(str(shared))}"
     except FileNotFoundError:
         pass
     except (OSError, reservations.NotRecorded) as problem:

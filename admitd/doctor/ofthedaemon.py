@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 
 from admitd.core.terms import Capacity
 from admitd.doctor.finding import UNSEEN, Answering, Facts, Finding, fault, ok, warning
@@ -18,10 +19,12 @@ def daemon(facts: Facts) -> list[Finding]:
     found = facts.answering
     if found is None:
         if facts.capacity is not None and facts.capacity.sentinel.safelist:
-            return [warning("no daemon runs: nobody wakes what is on the safelist", "admit daemon install")]
-        return ok("no daemon runs: each command decides by itself; to have services looked after: admit daemon install")
+            what = "no daemon runs: nobody wakes what is on the safelist"
+            return [warning(what, facts.again("daemon", "install"))]
+        wanted = facts.again("daemon", "install")
+        return ok(f"no daemon runs: each command decides by itself; to have services looked after: {wanted}")
     if not found.ours:
-        return [warning("no daemon runs on its port, where something else listens (see port)", "admit daemon run")]
+        return [warning("no daemon runs on its port, where something else listens (see port)", _on_another(facts))]
     findings = []
     if found.version not in (None, facts.version):
         what = f"the daemon is version {found.version}, and this command {facts.version}"
@@ -30,7 +33,7 @@ def daemon(facts: Facts) -> list[Finding]:
         findings.append(fault(f"the daemon is not well: {found.problem}", "admit events --since 1h"))
     if found.file is not None and facts.path is not None and not _same(found.file, facts.path):
         what = f"the daemon goes by {found.file}, and this command by {facts.path}"
-        findings.append(warning(what, f"admit doctor --config {found.file}"))
+        findings.append(warning(what, shlex.join(["admit", "doctor", "--config", found.file])))
     return findings or ok(f"a daemon of this version ({found.version}) answers on 127.0.0.1:{facts.port}")
 
 
@@ -42,8 +45,7 @@ def port(facts: Facts) -> list[Finding]:
     if found.ours:
         return ok(f"127.0.0.1:{facts.port} is the daemon's")
     who = f"process {found.pid} ({found.program})" if found.pid else "a program of another user"
-    mend = f"ADMIT_PORT={facts.port + 1} admit daemon run"
-    return [fault(f"127.0.0.1:{facts.port} is taken by {who}, which is no admit daemon", mend)]
+    return [fault(f"127.0.0.1:{facts.port} is taken by {who}, which is no admit daemon", _on_another(facts))]
 
 
 def keeper(facts: Facts) -> list[Finding]:
@@ -53,7 +55,7 @@ def keeper(facts: Facts) -> list[Finding]:
         return ok(f"{facts.keeper.name} keeps the daemon running")
     if runs:
         what = "the daemon was started by hand: after a crash or a reboot nobody starts it again"
-        return [warning(what, "admit daemon install")]
+        return [warning(what, facts.again("daemon", "install"))]
     if facts.installed is not None:
         return [fault(f"{facts.installed} is there, and its daemon does not run", "admit daemon status")]
     return ok("no daemon is installed, and none runs")
@@ -65,7 +67,7 @@ def respawns(facts: Facts, declared: Capacity) -> list[Finding]:
     for name, supervisor in facts.supervisors.items():
         if declared.services[name].unload_cmd is None and supervisor.name.startswith(_MANAGERS):
             what = f"{name}: {supervisor.name} started it, and may start it again after an unload"
-            mend = f"admit service edit {name} 'unload_cmd={supervisor.stop}'" if supervisor.stop else None
+            mend = facts.again("service", "edit", name, f"unload_cmd={supervisor.stop}") if supervisor.stop else None
             findings.append(warning(what, mend, name))
     return findings or ok("nothing is known to start a service again that was unloaded")
 
@@ -85,7 +87,7 @@ def safelist(facts: Facts, declared: Capacity) -> list[Finding]:
             foreign.setdefault((entry, sighting.process.uid), sighting.process.id.pid)
     for (entry, uid), pid in foreign.items():
         what = f"safelist: {entry}: process {pid} belongs to uid {uid}, so that only that user or root can continue it"
-        findings.append(warning(what, f"$EDITOR {facts.path}"))
+        findings.append(warning(what, facts.by_hand))
     return findings or ok("what the safelist names may be signalled by this user")
 
 
@@ -97,7 +99,12 @@ def _anew(facts: Facts, found: Answering) -> str:
         return "admit daemon restart"
     if keeper is not None and keeper.restart is not None:
         return keeper.restart
-    return f"kill {found.pid}; admit daemon run" if found.pid else "admit daemon run"
+    run = facts.again("daemon", "run")
+    return f"kill {found.pid}; {run}" if found.pid else run
+
+
+def _on_another(facts: Facts) -> str:
+    return f"ADMIT_PORT={facts.port + 1} {facts.again('daemon', 'run')}"
 
 
 def _same(one: str, other: str) -> bool:
