@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from admit_cli.main import parse
+from admitd import places
 from admitd.core.units import MIB
 from admitd.doctor.finding import Answering, Held, Missing
+from admitd.doctor.gather import gather
+from tests.daemons import free_port
 from tests.test_doctor import CASES, CODER, GOOD, OLD, declares, findings, sees
 
 OTHER = "/h/o ther.yaml"
@@ -60,3 +66,18 @@ def test_every_remedy_goes_by_the_file_that_was_named(case: Any) -> None:
 def test_a_path_with_a_blank_stays_one_word(name: str, so: dict[str, Any], mend: str) -> None:
     (found,) = findings(name, replace(GOOD, **{"path": OTHER, **so}))
     assert found.mend == mend
+
+
+def test_a_token_below_a_folder_with_a_blank_is_closed_by_what_is_said(tmp_path: Path) -> None:
+    """As below Application Support, where it always lies on macOS."""
+    environ = {"HOME": str(tmp_path / "a home"), "PATH": os.environ["PATH"], "ADMIT_STATE_DIR": str(tmp_path / "s t")}
+    places.token(environ)
+    token = Path(places.user_folder(environ), "token")
+    token.chmod(0o644)
+    (tmp_path / "s t").mkdir()
+    (tmp_path / "s t").chmod(0o777)
+    loose = gather(environ, None, free_port()).loose
+    assert [mend for _, mend in loose] == [f"chmod 600 '{token}'", f"chmod 1777 '{tmp_path / 's t'}'"]
+    for _, mend in loose:
+        subprocess.run(mend, shell=True, check=True, timeout=60)
+    assert gather(environ, None, free_port()).loose == ()
