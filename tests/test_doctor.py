@@ -16,6 +16,7 @@ from admitd.core.terms import RAM, Capacity, Host, Process, ProcessId, Reading, 
 from admitd.core.units import MIB
 from admitd.doctor.finding import Answering, Facts, Finding, Held, Level, Missing
 from admitd.doctor.gather import gather, owner_in
+from admitd.installing.wanted import State
 from admitd.problem import Problem
 from admitd.processes.table import Look
 from tests.core.worlds import service
@@ -67,6 +68,10 @@ assert UNIT is not None
 OWN_UNIT = respawn.of_cgroup("0::/user.slice/user@501.service/app.slice/admit.service")
 OWN_AGENT = respawn.of_launchd("local.admit.daemon", UID)
 BY_HAND = respawn.of_parent(9, "zsh")
+INSTALLED = ("/h/admit", "daemon", "run", "--port", "2189")
+RUNS = State(True, True, "active (running)", command=INSTALLED)
+STOPPED = State(True, False, "inactive (dead)", command=INSTALLED)
+FAILED = State(True, False, "failed (failed)", command=INSTALLED, failed=True, held=True)
 OLD = Answering(True, "1.1", None, 77)
 LOOSE = Problem("/h/capacity.yaml", "", 0, "may be written by anyone (mode 0666)", "run: chmod go-w /h/capacity.yaml")
 WRONG = Problem("/h/capacity.yaml", "services.x", 3, "is wrong", "write it right")
@@ -276,12 +281,22 @@ CASES: list[tuple[str, dict[str, Any], Level, str, str, dict[str, Any]]] = [
     ),
     (
         "supervisor",
-        {"answering": None, "installed": "/h/admit.service"},
+        {"answering": None, "installed": FAILED},
         F,
-        "/h/admit.service is there, and its daemon does not run",
-        "admit daemon status",
-        {"installed": "/h/admit.service"},
+        "the installed daemon does not run: failed (failed)",
+        "admit daemon start",
+        {"installed": FAILED},
     ),
+    ("supervisor", {"answering": None, "installed": STOPPED}, W, "does not run: inactive", "admit daemon start", {}),
+    (
+        "supervisor",
+        {"answering": None, "installed": RUNS, "port": 2190},
+        W,
+        "listens on port 2189, and this command asks on port 2190",
+        "export ADMIT_PORT=2189",
+        {"installed": RUNS},
+    ),
+    ("supervisor", {"answering": None, "installed": RUNS}, F, "does not answer", "admit daemon restart", {}),
     ("clock", {"now": 5.0}, W, "before this program was written", "date", {}),
     ("clock", {"newest_entry": NOW + 3600}, W, "3600 s in the future", "date", {"newest_entry": None}),
     ("clock", {"file_changed": NOW + 100}, W, "capacity.yaml was changed 100 s", "date", {"file_changed": NOW + 5}),
@@ -338,7 +353,7 @@ def test_what_mends_is_a_command_that_there_is(
         for part in (each.mend or "").split("; "):
             words = shlex.split(part)
             words = words[1:] if words and "=" in words[0] else words
-            if words[:1] == ["admit"] and words[1:3] not in (["daemon", "install"], ["daemon", "status"]):
+            if words[:1] == ["admit"] and words[1:3] != ["daemon", "install"]:
                 assert parse(words[1:]) is not None, part
 
 
@@ -354,6 +369,13 @@ def test_a_folder_that_may_not_be_entered_is_a_fault_and_no_end(
     (found,) = findings("file", facts)
     assert found.level is Level.FAULT
     assert "Permission denied" in found.what
+
+
+def test_a_port_that_is_held_for_the_installed_daemon_is_nobody_elses() -> None:
+    held = replace(GOOD, answering=None, installed=FAILED)
+    assert [each.what for each in findings("port", held)] == ["127.0.0.1:2189 is held for the installed daemon"]
+    assert "free" in findings("port", replace(held, port=2190))[0].what
+    assert "(see supervisor)" in findings("daemon", held)[0].what
 
 
 def test_the_page_names_every_check_and_what_it_looks_at() -> None:

@@ -20,7 +20,7 @@ from tests.daemons import free_port
 from tests.test_doctor import CASES, CODER, GOOD, OLD, declares, findings, sees
 
 OTHER = "/h/o ther.yaml"
-OF_NO_FILE = (["daemon", "restart"], ["daemon", "status"], ["events"], ["doctor", "--config"])
+OF_NO_FILE = (["daemon", "restart"], ["daemon", "start"], ["events"], ["doctor", "--config"])
 """Commands of admit that go by no file, or name another one themselves."""
 
 

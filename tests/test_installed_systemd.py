@@ -7,6 +7,8 @@ import json
 import os
 import re
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -46,6 +48,18 @@ class Installed:
         done = self.systemd.run(str(ADMIT), "daemon", *words, "--json", environ={"ADMIT_PORT": str(self.daemon.port)})
         assert done.returncode == code, (words, done.stdout, done.stderr)
         return json.loads(done.stdout)
+
+    def doctor(self, code: int, port: int | None = None) -> dict[str, dict[str, Any]]:
+        """The first finding of each check of `admit doctor`."""
+        environ = {"ADMIT_PORT": str(port or self.daemon.port)}
+        done = self.systemd.run(str(ADMIT), "doctor", "--json", environ=environ)
+        assert done.returncode == code, (done.stdout, done.stderr)
+        return {each["check"]: each for each in reversed(json.loads(done.stdout)["findings"])}
+
+    def paste(self, line: str) -> subprocess.CompletedProcess[str]:
+        """What a user does with the command that mends it."""
+        environ = {"ADMIT_PORT": str(self.daemon.port), "PATH": f"{ADMIT.parent}:{os.environ['PATH']}"}
+        return self.systemd.run("sh", "-c", line, environ=environ)
 
     def install(self) -> Any:
         said = self.admit("install")
@@ -268,8 +282,15 @@ def test_what_only_the_user_can_mend_is_not_tried_again(here: Installed) -> None
     assert int(here.systemd.shown("admit.service", "NRestarts")) == before + 1, "once for the crash"
     said = here.admit("status", code=69)
     assert not said["running"] and "exit-code" in said["said"]
+    until(lambda: here.systemd.shown("admit.socket", "ActiveState") == "active", WITHIN_S)
+    found = here.doctor(1)
+    assert (found["port"]["level"], "held for the installed" in found["port"]["what"]) == ("ok", True)
+    assert (found["supervisor"]["level"], found["file"]["level"]) == ("fault", "fault")
+    assert here.systemd.shown("admit.socket", "ActiveState") == "active", "to look must not change it"
+    assert int(here.systemd.shown("admit.service", "NRestarts")) == before + 1
     here.daemon.write(good)
-    assert here.admit("start")["answers"] is True
+    assert here.paste(found["supervisor"]["mend"]).returncode == 0
+    assert here.doctor(0)["supervisor"]["level"] == "ok"
 
 
 def test_stopped_it_stays_stopped_and_the_command_line_goes_on(here: Installed) -> None:
@@ -277,7 +298,37 @@ def test_stopped_it_stays_stopped_and_the_command_line_goes_on(here: Installed) 
     assert here.admit("status", code=69)["running"] is False
     asked = here.systemd.run(str(ADMIT), "status", environ={"ADMIT_PORT": str(here.daemon.port)})
     assert (asked.returncode, "no daemon listens" in asked.stderr) == (0, True)
+    found = here.doctor(0)["supervisor"]
+    assert (found["level"], found["what"]) == ("warning", "the installed daemon does not run: inactive (dead)")
     assert here.systemd.shown("admit.service", "ActiveState") == "inactive"
+    assert here.paste(found["mend"]).returncode == 0
+    assert here.doctor(0)["supervisor"]["level"] == "ok"
+
+
+def test_doctor_names_the_port_that_it_was_installed_for(here: Installed) -> None:
+    found = here.doctor(0, free_port())["supervisor"]
+    assert (found["level"], found["mend"]) == ("warning", f"export ADMIT_PORT={here.daemon.port}")
+
+
+def test_a_unit_of_the_users_own_is_not_the_daemons(installed: Installed) -> None:
+    installed.admit("uninstall")
+    own = installed.units / "admit-chat.service"
+    own.parent.mkdir(parents=True, exist_ok=True)
+    own.write_text("[Service]\nExecStart=/bin/true\n")
+    assert installed.doctor(0)["supervisor"]["level"] == "ok"
+    own.unlink()
+
+
+def test_what_doctor_says_of_one_of_another_version_starts_it_anew(here: Installed, tmp_path: Path) -> None:
+    newer = tmp_path / "newer.py"
+    newer.write_text("import admitd; admitd.__version__ = '9.9'\nfrom admit_cli.main import main; main()\n")
+    asked = here.paste(f"{sys.executable} {newer} doctor --json")
+    (found,) = [each for each in json.loads(asked.stdout)["findings"] if each["check"] == "daemon"]
+    assert found["level"] == "fault" and found["what"].endswith("and this command 9.9")
+    before = here.main_pid()
+    done = here.paste(found["mend"])
+    assert done.returncode == 0, done.stderr
+    assert here.another_than(before) and here.daemon.ask("GET", "/healthz").status == 200
 
 
 def test_one_that_sleeps_is_woken_by_the_first_who_asks(here: Installed) -> None:

@@ -10,6 +10,7 @@ from typing import Final
 
 from admitd.core.respawn import Supervisor
 from admitd.core.terms import Capacity, Reading
+from admitd.installing.wanted import State
 from admitd.problem import Problem
 from admitd.processes.table import Look
 
@@ -110,7 +111,7 @@ class Facts:
     supervisors: Mapping[str, Supervisor] = field(default_factory=dict)
     answering: Answering | None = None
     keeper: Supervisor | None = None
-    installed: str | None = None
+    installed: State | None = None
     now: float = 0.0
     newest_entry: float | None = None
     file_changed: float | None = None

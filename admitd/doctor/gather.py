@@ -16,13 +16,25 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from admitd import __version__, actuator, capacity, ownfile, places, processes, reservations, supervisors, trail
+from admitd import (
+    __version__,
+    actuator,
+    capacity,
+    installing,
+    ownfile,
+    places,
+    processes,
+    reservations,
+    supervisors,
+    trail,
+)
 from admitd import memory as memories
 from admitd.core.respawn import Supervisor
 from admitd.core.terms import Capacity, Command, ProcessId
 from admitd.doctor.commandline import programs
 from admitd.doctor.finding import Answering, Facts, Held, Missing
 from admitd.gate import safelist_of
+from admitd.installing.wanted import KeeperFailed, NoSupervisor, State
 from admitd.journal import NAME
 from admitd.measuring import Measuring
 from admitd.memory import Memory
@@ -41,7 +53,9 @@ def gather(environ: Mapping[str, str], config: str | None, port: int) -> Facts:
     memory = memories.for_this_system()
     path, looked, declared, problems = _file(config, environ, home, memory)
     look, cannot_see = _look(declared, environ)
-    answering = _answering(port, environ)
+    installed = _installed(environ, str(home))
+    # A port that only systemd holds is not asked: that would start what was stopped, or fails.
+    answering = None if installed is not None and installed.holds(port) else _answering(port, environ)
     journal = Path(places.user_folder(environ), NAME)
     newest, journal_problem = _newest(journal)
     pid = answering.pid if answering is not None and answering.ours else None
@@ -68,7 +82,7 @@ def gather(environ: Mapping[str, str], config: str | None, port: int) -> Facts:
         supervisors=_supervisors(declared, look),
         answering=answering,
         keeper=None if pid is None else supervisors.of(pid),
-        installed=_installed(home),
+        installed=installed,
         now=time.time(),
         newest_entry=newest,
         file_changed=None if path is None else _changed(path),
@@ -267,16 +281,13 @@ def _printed(command: tuple[str, ...]) -> str:
         return ""
 
 
-def _installed(home: Path) -> str | None:
-    """The unit or the agent that would keep a daemon running."""
-    places_of = (
-        (home / "Library" / "LaunchAgents", "*admit*.plist"),
-        (home / ".config" / "systemd" / "user", "admit*.service"),
-    )
-    for folder, pattern in places_of:
-        for found in sorted(folder.glob(pattern)) if os.path.isdir(folder) else ():
-            return str(found)
-    return None
+def _installed(environ: Mapping[str, str], home: str) -> State | None:
+    """How the installed daemon stands; None where none is, or the supervisor can't be asked."""
+    try:
+        state = installing.for_this_system(environ, home).state()
+    except (KeeperFailed, NoSupervisor):
+        return None
+    return state if state.installed else None
 
 
 def _newest(journal: Path) -> tuple[float | None, str | None]:

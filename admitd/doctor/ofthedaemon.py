@@ -18,6 +18,8 @@ def daemon(facts: Facts) -> list[Finding]:
     """It answers, and is what this command is."""
     found = facts.answering
     if found is None:
+        if facts.installed is not None:
+            return ok(f"none answers on 127.0.0.1:{facts.port}, and one is installed (see supervisor)")
         if facts.capacity is not None and facts.capacity.sentinel.safelist:
             what = "no daemon runs: nobody wakes what is on the safelist"
             return [warning(what, facts.again("daemon", "install"))]
@@ -40,6 +42,8 @@ def daemon(facts: Facts) -> list[Finding]:
 def port(facts: Facts) -> list[Finding]:
     """Nobody else has taken it."""
     found = facts.answering
+    if facts.installed is not None and facts.installed.holds(facts.port):
+        return ok(f"127.0.0.1:{facts.port} is held for the installed daemon")
     if found is None:
         return ok(f"127.0.0.1:{facts.port} is free")
     if found.ours:
@@ -56,9 +60,16 @@ def keeper(facts: Facts) -> list[Finding]:
     if runs:
         what = "the daemon was started by hand: after a crash or a reboot nobody starts it again"
         return [warning(what, facts.again("daemon", "install"))]
-    if facts.installed is not None:
-        return [fault(f"{facts.installed} is there, and its daemon does not run", "admit daemon status")]
-    return ok("no daemon is installed, and none runs")
+    state = facts.installed
+    if state is None:
+        return ok("no daemon is installed, and none runs")
+    if not state.running:
+        level = fault if state.failed else warning  # one that was stopped is as its user wants it
+        return [level(f"the installed daemon does not run: {state.said}", "admit daemon start")]
+    if state.port not in (None, facts.port):
+        what = f"the installed daemon listens on port {state.port}, and this command asks on port {facts.port}"
+        return [warning(what, f"export ADMIT_PORT={state.port}")]
+    return [fault(f"the installed daemon is {state.said}, and does not answer", "admit daemon restart")]
 
 
 def respawns(facts: Facts, declared: Capacity) -> list[Finding]:

@@ -81,9 +81,10 @@ class Systemd:
         said = f"{shown.get('ActiveState', 'unknown')} ({shown.get('SubState', 'unknown')})"
         if shown.get("Result", "success") != "success":
             said += f", it ended with {shown['Result']}"
+        running = shown.get("ActiveState") in ("active", "reloading")
         return State(
             installed=len(files) == len(self._files),
-            running=shown.get("ActiveState") in ("active", "reloading"),
+            running=running,
             said=said if code == 0 else _why(printed),
             pid=_count(shown.get("MainPID")) or None,
             restarts=_count(shown.get("NRestarts")),
@@ -91,6 +92,8 @@ class Systemd:
             files=files,
             command=self._command(),
             hardened="\nNoNewPrivileges=yes\n" in self._unit() or not self._unit(),
+            failed=shown.get("ActiveState") == "failed",
+            held=bool(files) and code == 0 and not running and self._ask("is-active", "--quiet", SOCKET)[0] == 0,
         )
 
     def log(self, lines: int) -> list[str]:

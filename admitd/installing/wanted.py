@@ -74,7 +74,8 @@ class Wanted:
 @dataclass(frozen=True, slots=True)
 class State:
     """How it stands. `said`: the supervisor's own words; `restarts`: how often it had to start it anew; `at_boot`:
-    whether it runs before anybody logs in; `command`: what it was installed to run, and `hardened` how."""
+    whether it runs before anybody logs in; `command`: what it was installed to run, and `hardened` how; `failed`: it
+    ended, and not because it was stopped; `held`: it does not run, and whoever asks on its port starts it."""
 
     installed: bool
     running: bool
@@ -85,6 +86,8 @@ class State:
     files: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     hardened: bool = True
+    failed: bool = False
+    held: bool = False
 
     @property
     def port(self) -> int | None:
@@ -96,6 +99,10 @@ class State:
     def config(self) -> str | None:
         """The file that it was installed for; None: whichever is found."""
         return self._option("--config")
+
+    def holds(self, port: int) -> bool:
+        """Whether asking on this port would start it."""
+        return self.held and self.port == port
 
     def _option(self, name: str) -> str | None:
         at = self.command.index(name) + 1 if name in self.command else len(self.command)
