@@ -69,6 +69,7 @@ ORDER = (
     "admitd/record.py",
     "admitd/machinelock.py",
     "admitd/supervisors.py",
+    "admitd/portowner.py",
     "admitd/hands.py",
     "admitd/reservations.py",
     "admitd/boot.py",

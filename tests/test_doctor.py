@@ -15,7 +15,7 @@ from admitd.core import respawn
 from admitd.core.terms import RAM, Capacity, Host, Process, ProcessId, Reading, Sentinel, Sighting, Unread
 from admitd.core.units import MIB
 from admitd.doctor.finding import Answering, Facts, Finding, Held, Level, Missing
-from admitd.doctor.gather import gather, owner_in
+from admitd.doctor.gather import gather
 from admitd.installing.wanted import State
 from admitd.problem import Problem
 from admitd.processes.table import Look
@@ -393,8 +393,3 @@ def test_no_recipe_is_complained_of_for_its_patterns(path: Path, tmp_path: Path)
     facts = replace(GOOD, capacity=declared, look=Look(300))
     for name in ("patterns", "overlaps", "respawns", "safelist", "caches"):
         assert {each.level for each in findings(name, facts)} == {Level.OK}, name
-
-
-def test_who_listens_as_lsof_prints_it() -> None:
-    assert owner_in("p412\ncControlCe\nf10\np500\ncother\n") == (412, "ControlCe")
-    assert owner_in("") is None

@@ -121,6 +121,35 @@ def test_a_daemon_that_runs_already_is_named_and_left_alone(installed: Installed
         installed.daemon.stop()
 
 
+def test_a_port_that_another_has_is_told_before_anything_is_written(installed: Installed) -> None:
+    listens = (
+        f"import os, socket, time; s = socket.create_server(('127.0.0.1', {installed.daemon.port}))\n"
+        "if pid := os.fork(): print(pid, flush=True); os._exit(0)\n"
+        "os.dup2(os.open('/dev/null', os.O_RDWR), 1); os.dup2(1, 2); time.sleep(600)"
+    )
+    started = installed.systemd.run(sys.executable, "-c", listens)
+    try:
+        said = installed.admit("install", code=1)["detail"]
+    finally:
+        installed.systemd.run("kill", started.stdout.strip())
+    port = installed.daemon.port
+    assert f"127.0.0.1:{port} is taken by process {started.stdout.strip()} (python" in said
+    assert f"next: admit daemon install --port {port + 1}" in said
+    assert not installed.units.exists()
+
+
+def test_one_whose_first_start_fails_is_taken_away_again(installed: Installed) -> None:
+    """Else it would fail again at each login."""
+    installed.daemon.socket_path.mkdir(parents=True)
+    try:
+        said = installed.admit("install", code=1)["detail"]
+    finally:
+        installed.daemon.socket_path.rmdir()
+    assert "What it said: admit daemon logs (it was taken away again)" in said
+    assert not list(installed.units.rglob("admit*"))
+    assert installed.systemd.shown("admit.service", "LoadState") == "not-found"
+
+
 def test_what_is_not_installed_is_said_so(installed: Installed) -> None:
     for word in ("start", "stop", "restart"):
         assert "run: admit daemon install" in installed.admit(word, code=66)["detail"]

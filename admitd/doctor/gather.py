@@ -9,7 +9,6 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -18,11 +17,11 @@ from typing import Final
 
 from admitd import (
     __version__,
-    actuator,
     capacity,
     installing,
     ownfile,
     places,
+    portowner,
     processes,
     reservations,
     supervisors,
@@ -226,7 +225,7 @@ def _answering(port: int, environ: Mapping[str, str]) -> Answering | None:
     if isinstance(body, dict) and ("sentinel" in body or (pid is not None and "detail" in body)):
         version, detail = body.get("version"), body.get("detail")
         return Answering(True, version and str(version), None if status == 200 else str(detail), pid, "admitd", file)
-    owner = _owner(port)
+    owner = portowner.of(port)
     return Answering(False, None, None, *owner) if owner else Answering(False)
 
 
@@ -238,47 +237,6 @@ def _note(environ: Mapping[str, str], port: int) -> tuple[int | None, str | None
         return (pid if ps.identify(pid) is not None else None), lines[1]
     except (OSError, ValueError, IndexError, ps.NotTold):
         return None, None
-
-
-def _owner(port: int) -> tuple[int, str] | None:
-    """Who listens on it: process and program; None where that is another user's affair."""
-    if sys.platform == "darwin":
-        return owner_in(_printed(("/usr/sbin/lsof", "-nP", f"-iTCP:{port}", "-sTCP:LISTEN", "-Fpc")))
-    wanted = {f"socket:[{inode}]" for inode in _inodes(port)}
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if any(os.readlink(each) in wanted for each in (entry / "fd").iterdir()):
-                return int(entry.name), (entry / "comm").read_text(errors="replace").strip()
-    return None
-
-
-def owner_in(printed: str) -> tuple[int, str] | None:
-    """The first process in what `lsof -Fpc` prints: a line p1234, and one with c and its name."""
-    pid = next((line[1:] for line in printed.splitlines() if line.startswith("p") and line[1:].isdigit()), None)
-    name = next((line[1:] for line in printed.splitlines() if line.startswith("c")), "?")
-    return None if pid is None else (int(pid), name)
-
-
-def _inodes(port: int) -> Iterable[str]:
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with contextlib.suppress(OSError):
-            for line in Path(table).read_text(encoding="ascii", errors="replace").splitlines()[1:]:
-                fields = line.split()
-                if len(fields) > 9 and fields[3] == "0A" and fields[1].endswith(f":{port:04X}"):
-                    yield fields[9]
-
-
-def _printed(command: tuple[str, ...]) -> str:
-    try:
-        process = actuator.start_helper(command, subprocess.PIPE)
-    except actuator.CannotStart:
-        return ""
-    try:
-        return process.communicate(timeout=ANSWER_S)[0].decode("utf-8", "replace")
-    except subprocess.TimeoutExpired:
-        actuator.end_session(process.pid)
-        process.communicate()
-        return ""
 
 
 def _installed(environ: Mapping[str, str], home: str) -> State | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 
+from admitd import portowner
 from admitd.core.terms import Capacity
 from admitd.doctor.finding import UNSEEN, Answering, Facts, Finding, fault, ok, warning
 from admitd.installing.launchd import LABEL
@@ -48,8 +49,7 @@ def port(facts: Facts) -> list[Finding]:
         return ok(f"127.0.0.1:{facts.port} is free")
     if found.ours:
         return ok(f"127.0.0.1:{facts.port} is the daemon's")
-    who = f"process {found.pid} ({found.program})" if found.pid else "a program of another user"
-    return [fault(f"127.0.0.1:{facts.port} is taken by {who}, which is no admit daemon", _on_another(facts))]
+    return [fault(portowner.taken(facts.port, found.pid, found.program), _on_another(facts))]
 
 
 def keeper(facts: Facts) -> list[Finding]:

@@ -34,6 +34,17 @@ class Systemd:
 
     def install(self, wanted: Wanted) -> tuple[str, ...]:
         self._ctl("daemon-reload")  # where there is no systemd of the user's, nothing is left behind
+        is_first = not self._is_there()
+        try:
+            return self._install(wanted)
+        except KeeperFailed as problem:
+            if not is_first:
+                raise
+            with contextlib.suppress(KeeperFailed):
+                self.uninstall()  # or it would fail again at each login
+            raise KeeperFailed(f"{problem} (it was taken away again)") from problem
+
+    def _install(self, wanted: Wanted) -> tuple[str, ...]:
         written = []
         for path, text in zip(self._files, (service_unit(wanted), socket_unit(wanted)), strict=True):
             if put(path, text.encode()):
@@ -108,7 +119,7 @@ class Systemd:
     def _journal(self, lines: int) -> list[str]:
         # Not `--user --unit`: that opens the user's own files alone, and there are none where the journal is not kept
         # on disk, nor for root; what is looked for stands in the system's files then.
-        return ["journalctl", "--no-pager", f"--user-unit={SERVICE}", f"--lines={lines}"]
+        return ["journalctl", "--no-pager", f"--user-unit={SERVICE}", f"--user-unit={SOCKET}", f"--lines={lines}"]
 
     def _unit(self) -> str:
         try:
@@ -184,7 +195,7 @@ def _why(printed: str) -> str:
             f"{said}. No systemd runs for {_user()} here: log in as {_user()} itself (not by su or sudo), "
             f"or run: sudo loginctl enable-linger {_user()}"
         )
-    if "failed because" in printed or "control process exited" in printed:
+    if any(words in printed for words in ("failed because", "control process exited", "Job failed")):
         return f"{said} What it said: admit daemon logs"
     return said
 
