@@ -183,8 +183,9 @@ def test_a_start_that_fails_says_where_to_look(monkeypatch: pytest.MonkeyPatch, 
 
 def test_what_is_carried_over_decides_where_files_are_and_is_no_secret() -> None:
     shell = {"PATH": "/a", "HF_HOME": "/models", "HF_TOKEN": "secret", "OLLAMA_MODELS": "", "HOME": "/elsewhere"}
-    found = wanted.carried(shell, "/home/me")
-    assert (found.pop("PATH").split(":")[0], found) == ("/a", {"HOME": "/home/me", "HF_HOME": "/models"})
+    servers = {"OLLAMA_HOST": "127.0.0.1:11500", "DOCKER_HOST": "unix:///run/user/1000/docker.sock"}
+    found = wanted.carried({**shell, **servers}, "/home/me")
+    assert (found.pop("PATH").split(":")[0], found) == ("/a", {"HOME": "/home/me", "HF_HOME": "/models", **servers})
 
 
 def test_what_was_installed_is_read_back_whatever_is_in_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -29,10 +29,12 @@ CARRIED: Final = (
     "HF_HOME",
     "HF_HUB_CACHE",
     "OLLAMA_MODELS",
+    "OLLAMA_HOST",
+    "DOCKER_HOST",
     "LANG",
 )
-"""What of the shell's environment decides where files are found, beside PATH: the daemon, and what it loads, must find
-the same ones. Nothing that may be a secret: the files that hold it are no secret."""
+"""What of the shell's environment decides where files are found, beside PATH, and which server a program asks: the
+daemon, and what it loads, must find the same ones. Nothing that may be a secret: the files that hold it are none."""
 _PASSING: Final = re.compile(r"/uv/(?:archive|builds|environments)-v\d+/|/pipx/\.cache/|/\.cache/pipx/")
 _PRIVILEGED: Final = re.compile(r"(?:^|[\s/;|&(])(sudo|doas|pkexec|su|podman|newuidmap)(?=\s|$)")
 
