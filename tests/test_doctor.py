@@ -245,12 +245,12 @@ CASES: list[tuple[str, dict[str, Any], Level, str, str, dict[str, Any]]] = [
         {"answering": Answering(True, "1.1", None, 77)},
         F,
         "the daemon is version 1.1, and this command 1.2",
-        "launchctl kickstart -k gui/501/com.example.admit",
+        "kill 77; admit daemon run",
         {"answering": Answering(True, "1.2", None, 77)},
     ),
     ("daemon", {"answering": OLD, "keeper": OWN_UNIT}, F, "version 1.1", "admit daemon restart", {}),
     ("daemon", {"answering": OLD, "keeper": OWN_AGENT}, F, "version 1.1", "admit daemon restart", {}),
-    ("daemon", {"answering": OLD, "keeper": UNIT}, F, "version 1.1", "systemctl --user restart coder.service", {}),
+    ("daemon", {"answering": OLD, "keeper": UNIT}, F, "version 1.1", "kill 77; admit daemon run", {}),
     ("daemon", {"answering": OLD, "keeper": BY_HAND}, F, "version 1.1", "kill 77; admit daemon run", {}),
     ("daemon", {"answering": Answering(True, None, "it sees nothing", 7)}, F, "it sees nothing", "admit events", {}),
     (
@@ -273,10 +273,10 @@ CASES: list[tuple[str, dict[str, Any], Level, str, str, dict[str, Any]]] = [
     ("port", {"answering": Answering(False)}, F, "a program of another user", "ADMIT_PORT=2190", {}),
     (
         "supervisor",
-        {"keeper": respawn.of_parent(9, "zsh")},
+        {"keeper": BY_HAND},
         W,
         "started by hand",
-        "admit daemon install",
+        "kill 77; admit daemon install",
         {"answering": None, "keeper": None},
     ),
     (

@@ -19,12 +19,10 @@ RESPAWN_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Supervisor:
-    """Who started it: as people know it, and the commands that stop it for good and start it anew; None where there is
-    none to name."""
+    """Who started it: as people know it, and the command that stops it for good; None where there is none to name."""
 
     name: str
     stop: str | None
-    restart: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,22 +93,21 @@ def of_cgroup(text: str) -> Supervisor | None:
         container = re.search(r"(docker|podman|libpod)[-/]([0-9a-f]{12})[0-9a-f]{52}", path)
         if container:
             engine = "docker" if container[1] == "docker" else "podman"
-            said = f"the container {container[2]} ({engine})"
-            return Supervisor(said, f"{engine} stop {container[2]}", f"{engine} restart {container[2]}")
+            return Supervisor(f"the container {container[2]} ({engine})", f"{engine} stop {container[2]}")
         if parts and parts[-1].endswith(".service") and not parts[-1].startswith("user@"):
             of_user = any(part.startswith("user@") for part in parts)
-            systemctl = ["systemctl", "--user"] if of_user else ["sudo", "systemctl"]
-            stop, restart = (shlex.join([*systemctl, verb, parts[-1]]) for verb in ("stop", "restart"))
-            return Supervisor(f"the systemd unit {parts[-1]}", stop, restart)
+            command = (
+                ["systemctl", "--user", "stop", parts[-1]] if of_user else ["sudo", "systemctl", "stop", parts[-1]]
+            )
+            return Supervisor(f"the systemd unit {parts[-1]}", shlex.join(command))
     return None
 
 
 def of_launchd(label: str, uid: int, *, as_root: bool = False) -> Supervisor:
     """The launchd job with that label."""
     domain = f"system/{label}" if as_root else f"gui/{uid}/{label}"
-    launchctl = ["sudo", "launchctl"] if as_root else ["launchctl"]
-    stop, restart = (shlex.join([*launchctl, *words, domain]) for words in (["bootout"], ["kickstart", "-k"]))
-    return Supervisor(f"the launchd job {label}", stop, restart)
+    command = shlex.join((["sudo"] if as_root else []) + ["launchctl", "bootout", domain])
+    return Supervisor(f"the launchd job {label}", command)
 
 
 def of_parent(pid: int, program: str) -> Supervisor:

@@ -54,12 +54,12 @@ def port(facts: Facts) -> list[Finding]:
 
 def keeper(facts: Facts) -> list[Finding]:
     """Something starts the daemon again."""
-    runs = facts.answering is not None and facts.answering.ours
-    if runs and facts.keeper is not None and facts.keeper.name.startswith(_MANAGERS):
-        return ok(f"{facts.keeper.name} keeps the daemon running")
-    if runs:
+    found = facts.answering
+    if found is not None and found.ours:
+        if facts.keeper is not None and facts.keeper.name.startswith(_MANAGERS):
+            return ok(f"{facts.keeper.name} keeps the daemon running")
         what = "the daemon was started by hand: after a crash or a reboot nobody starts it again"
-        return [warning(what, facts.again("daemon", "install"))]
+        return [warning(what, _after_it(found, facts.again("daemon", "install")))]
     state = facts.installed
     if state is None:
         return ok("no daemon is installed, and none runs")
@@ -103,15 +103,16 @@ def safelist(facts: Facts, declared: Capacity) -> list[Finding]:
 
 
 def _anew(facts: Facts, found: Answering) -> str:
-    """What starts the daemon anew. One that is kept running is its keeper's to end: systemd goes on holding the port of
-    one that was killed, and launchd leaves one that ended with 0 alone."""
-    keeper = facts.keeper
-    if keeper is not None and keeper.name in _OWN:
+    """What starts the daemon anew. The installed one is its supervisor's to end: systemd goes on holding the port of
+    one that was killed, and launchd leaves one alone that ended with 0. A unit of another name is not started anew: it
+    may be a whole terminal's, in which somebody started the daemon by hand."""
+    if facts.keeper is not None and facts.keeper.name in _OWN:
         return "admit daemon restart"
-    if keeper is not None and keeper.restart is not None:
-        return keeper.restart
-    run = facts.again("daemon", "run")
-    return f"kill {found.pid}; {run}" if found.pid else run
+    return _after_it(found, facts.again("daemon", "run"))
+
+
+def _after_it(found: Answering, command: str) -> str:
+    return f"kill {found.pid}; {command}" if found.pid else command
 
 
 def _on_another(facts: Facts) -> str:

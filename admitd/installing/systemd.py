@@ -42,7 +42,7 @@ class Systemd:
                 raise
             with contextlib.suppress(KeeperFailed):
                 self.uninstall()  # or it would fail again at each login
-            raise KeeperFailed(f"{problem} (it was taken away again)") from problem
+            raise KeeperFailed(f"nothing was installed: {problem}") from problem
 
     def _install(self, wanted: Wanted) -> tuple[str, ...]:
         written = []
