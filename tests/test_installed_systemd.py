@@ -3,97 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from admitd.installing import systemd
 from admitd.installing.wanted import Wanted
 from tests import usersystemd
-from tests.daemons import ADMIT, CAPACITY, ROOT, Daemon, end_naps, free_port, naps, prepared, request, sleeper, until
-from tests.usersystemd import UserSystemd
+from tests.daemons import ADMIT, CAPACITY, ROOT, Daemon, free_port, naps, prepared, request, sleeper, until
+from tests.installeddaemon import WITHIN_S, Installed, an_own_systemd
 
 pytestmark = [
     pytest.mark.skipif(bool(usersystemd.why_not()), reason=usersystemd.why_not()),
     pytest.mark.timeout(300),  # several bounded waits in a row
 ]
 
-WITHIN_S = 90.0
-
-
-@dataclass
-class Installed:
-    """A home, its systemd, and the daemon that is installed there."""
-
-    systemd: UserSystemd
-    daemon: Daemon
-    units: Path = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.units = Path(self.daemon.environ["HOME"], ".config", "systemd", "user")
-
-    def admit(self, *words: str, code: int = 0) -> Any:
-        """`admit daemon ... --json` in there."""
-        done = self.systemd.run(str(ADMIT), "daemon", *words, "--json", environ={"ADMIT_PORT": str(self.daemon.port)})
-        assert done.returncode == code, (words, done.stdout, done.stderr)
-        return json.loads(done.stdout)
-
-    def doctor(self, port: int | None = None) -> dict[str, dict[str, Any]]:
-        """The first finding of each check of `admit doctor`."""
-        environ = {"ADMIT_PORT": str(port or self.daemon.port)}
-        done = self.systemd.run(str(ADMIT), "doctor", "--json", environ=environ)
-        assert done.returncode in (0, 1), done.stderr  # the file may name more memory than this machine has
-        return {each["check"]: each for each in reversed(json.loads(done.stdout)["findings"])}
-
-    def paste(self, line: str) -> subprocess.CompletedProcess[str]:
-        """What a user does with the command that mends it."""
-        environ = {"ADMIT_PORT": str(self.daemon.port), "PATH": f"{ADMIT.parent}:{os.environ['PATH']}"}
-        return self.systemd.run("sh", "-c", line, environ=environ)
-
-    def install(self) -> Any:
-        said = self.admit("install")
-        self.daemon.token = (self.daemon.places / "token").read_text().strip()
-        return said
-
-    def main_pid(self) -> int:
-        return int(self.systemd.shown("admit.service", "MainPID"))
-
-    def end(self, sig: str) -> int:
-        """Signal the daemon; its pid."""
-        pid = self.main_pid()
-        self.systemd.run("kill", f"-{sig}", str(pid))
-        return pid
-
-    def another_than(self, pid: int) -> int:
-        """The pid of the daemon that came after, once it serves."""
-
-        def look() -> int:
-            now = self.main_pid()
-            return now if now != pid and self.systemd.shown("admit.service", "ActiveState") == "active" else 0
-
-        return until(look, WITHIN_S)
-
 
 @pytest.fixture(scope="module")
 def installed() -> Iterator[Installed]:
-    with tempfile.TemporaryDirectory(prefix="a") as home:
-        daemon = prepared(Path(home, "f"), sleeper("nap", 1) + sleeper("other", 2), Path(home))
-        try:
-            with usersystemd.running(daemon.environ) as systemd:
-                yield Installed(systemd, daemon)
-        finally:
-            end_naps()
+    with an_own_systemd() as made:
+        yield made
 
 
 @pytest.fixture
@@ -332,32 +268,6 @@ def test_stopped_it_stays_stopped_and_the_command_line_goes_on(here: Installed) 
     assert here.systemd.shown("admit.service", "ActiveState") == "inactive"
     assert here.paste(found["mend"]).returncode == 0
     assert here.doctor()["supervisor"]["level"] == "ok"
-
-
-def test_doctor_names_the_port_that_it_was_installed_for(here: Installed) -> None:
-    found = here.doctor(free_port())["supervisor"]
-    assert (found["level"], found["mend"]) == ("warning", f"export ADMIT_PORT={here.daemon.port}")
-
-
-def test_a_unit_of_the_users_own_is_not_the_daemons(installed: Installed) -> None:
-    installed.admit("uninstall")
-    own = installed.units / "admit-chat.service"
-    own.parent.mkdir(parents=True, exist_ok=True)
-    own.write_text("[Service]\nExecStart=/bin/true\n")
-    assert installed.doctor()["supervisor"]["level"] == "ok"
-    own.unlink()
-
-
-def test_what_doctor_says_of_one_of_another_version_starts_it_anew(here: Installed, tmp_path: Path) -> None:
-    newer = tmp_path / "newer.py"
-    newer.write_text("import admitd; admitd.__version__ = '9.9'\nfrom admit_cli.main import main; main()\n")
-    asked = here.paste(f"{sys.executable} {newer} doctor --json")
-    (found,) = [each for each in json.loads(asked.stdout)["findings"] if each["check"] == "daemon"]
-    assert found["level"] == "fault" and found["what"].endswith("and this command 9.9")
-    before = here.main_pid()
-    done = here.paste(found["mend"])
-    assert done.returncode == 0, done.stderr
-    assert here.another_than(before) and here.daemon.ask("GET", "/healthz").status == 200
 
 
 def test_one_that_sleeps_is_woken_by_the_first_who_asks(here: Installed) -> None:
