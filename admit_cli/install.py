@@ -15,7 +15,7 @@ from typing import Any, Final
 from admit_cli import render
 from admit_cli.door import BadSetting
 from admit_cli.tell import out, tell
-from admitd import __version__, actuator, capacity, installing, memory, places
+from admitd import __version__, actuator, capacity, installing, memory, places, portowner
 from admitd.core import wire
 from admitd.installing import wanted
 from admitd.installing.launchd import LOG
@@ -48,10 +48,7 @@ def install(values: dict[str, Any]) -> int:
     good = capacity.load(path, detect_physical=memory.for_this_system().physical)
     port = values["port"] or (_port() if os.environ.get("ADMIT_PORT") else before.port or _port())
     hardened = not values["allow_sudo"] and before.hardened
-    running = _daemon(port)
-    if running is not None and not keeper.state().running:  # asking may have woken the installed one
-        pid = f" (pid {running.pid}): end it first, for example by kill {running.pid}" if running.pid else ""
-        raise KeeperFailed(f"a daemon that is not installed already answers on 127.0.0.1:{port}{pid}")
+    _must_be_had(port, keeper, values["config"])
     written = keeper.install(
         Wanted(
             program=wanted.program(sys.argv[0], os.environ, sys.prefix),
@@ -72,6 +69,20 @@ def install(values: dict[str, Any]) -> int:
     if port != _port():
         tell(f"admit: it listens on port {port}; so that `admit` finds it there, put ADMIT_PORT={port} into your shell")
     return _show(keeper, found, values["json"], changed=bool(written), written=list(written))
+
+
+def _must_be_had(port: int, keeper: Keeper, config: str | None) -> None:
+    """Nothing is written where another has the port: it would fail, and again at each login. Raises KeeperFailed."""
+    running = _daemon(port)
+    now = keeper.state()  # asking may have woken the installed one
+    if running is not None and not now.running:
+        pid = f" (pid {running.pid}): end it first, for example by kill {running.pid}" if running.pid else ""
+        raise KeeperFailed(f"a daemon that is not installed already answers on 127.0.0.1:{port}{pid}")
+    if running is None and not now.holds(port) and not (now.running and now.port == port):
+        why_not = portowner.why_not(port)
+        if why_not is not None:
+            again = render.again(config, "daemon", "install", "--port", str(port + 1))
+            raise KeeperFailed(f"{why_not}; next: {again}")
 
 
 def uninstall(values: dict[str, Any]) -> int:

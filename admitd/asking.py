@@ -19,7 +19,6 @@ from admitd.engines import Draft
 ASK_S: Final = 2.0
 PRINT_S: Final = 10.0
 ANSWER_MAX: Final = 1 << 20
-OLLAMA: Final = "127.0.0.1:11434"
 LARGE: Final = 1024 * MIB
 """A container that holds less is no affair of this: it is part of what is reserved for everything else."""
 
@@ -29,7 +28,7 @@ Said = tuple[list[Draft], str | None]
 
 def ollama(environ: Mapping[str, str], home: Path) -> Said:
     """The models that Ollama has loaded."""
-    host = (environ.get("OLLAMA_HOST") or OLLAMA).removeprefix("http://").rstrip("/")
+    host = (environ.get("OLLAMA_HOST") or engines.OLLAMA).removeprefix("http://").rstrip("/")
     host = host if ":" in host else f"{host}:11434"
     host = host.replace("0.0.0.0", "127.0.0.1")  # noqa: S104
     answer = _answered(host, "/api/ps")

@@ -21,6 +21,8 @@ _ASKED: Final = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 
 _SPECIAL: Final = re.compile(r"([.^$*+?{}\[\]\\|()])")
 CONTAINER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,100}")
 _END: Final = "( |$)"
+OLLAMA: Final = "127.0.0.1:11434"
+"""Where Ollama listens, and where its own commands ask, unless OLLAMA_HOST says otherwise."""
 _QEMU_OWN: Final = 512 * MIB
 _SIZES: Final = {"": MIB, "m": MIB, "g": 1 << 30, "k": 1 << 10, "t": 1 << 40, "b": 1}
 
@@ -295,7 +297,12 @@ def _docker(found: Found) -> Draft | None:
 
 
 def ollama_model(model: str, size: int | None, base: str) -> Draft:
-    """One model that Ollama has loaded, as its own service: its runners don't name it."""
+    """One model that Ollama has loaded, as its own service: its runners don't name it.
+
+    Its commands name the server that was asked at `base`: whoever runs them may have another OLLAMA_HOST, or none.
+    """
+    host = base.removeprefix("http://")
+    there = "" if host == OLLAMA else f"OLLAMA_HOST={shlex.quote(host)} "
     said = shlex.quote(json.dumps({"model": model, "keep_alive": -1}))
     asked = {"model": model, "prompt": "hi", "stream": False, "keep_alive": -1, "options": {"num_predict": 1}}
     return Draft(
@@ -304,9 +311,9 @@ def ollama_model(model: str, size: int | None, base: str) -> Draft:
         "a model of Ollama's",
         (),
         {
-            "loaded_check_cmd": f"ollama ps | grep -q {shlex.quote('^' + _dotted(model) + ' ')}",
+            "loaded_check_cmd": f"{there}ollama ps | grep -q {shlex.quote('^' + _dotted(model) + ' ')}",
             "load_cmd": f"curl -fsS {shlex.quote(base)}/api/generate -d {said}",
-            "unload_cmd": ["ollama", "stop", model],
+            "unload_cmd": f"{there}ollama stop {shlex.quote(model)}" if there else ["ollama", "stop", model],
             "load_timeout_s": 180,
             "probe": {"url": f"{base}/api/generate", "json": asked},
         },

@@ -86,8 +86,14 @@ def make_private(folder: str) -> str:
     if found.st_uid != os.getuid():
         raise UnsafePlace(f"{folder} belongs to uid {found.st_uid}; it must be yours")
     if found.st_mode & 0o022:
-        raise UnsafePlace(f"others may write to {folder}; run: chmod 700 {folder}")
+        raise UnsafePlace(f"others may write to {folder}; run: chmod 700 {_quoted(folder)}")
     return folder
+
+
+def _quoted(path: str) -> str:
+    import shlex
+
+    return shlex.quote(path)
 
 
 def token(environ: Mapping[str, str]) -> str:
@@ -112,7 +118,7 @@ def _read_token(path: str) -> str:
         if found.st_uid != os.getuid():
             raise UnsafePlace(f"{path} belongs to uid {found.st_uid}; remove it, and the next start makes a new one")
         if found.st_mode & 0o077:
-            raise UnsafePlace(f"others may open {path}; run: chmod 600 {path}")
+            raise UnsafePlace(f"others may open {path}; run: chmod 600 {_quoted(path)}")
         text = os.read(fd, 256).decode("ascii", "replace").strip()
     finally:
         os.close(fd)

@@ -16,6 +16,7 @@ import errno
 import fcntl
 import os
 import secrets
+import shlex
 import stat
 import sys
 import time
@@ -92,7 +93,7 @@ class Reservations:
         except OSError as problem:
             raise NotRecorded(f"{self.where} cannot be made: {problem.strerror}; set ADMIT_STATE_DIR") from problem
         if found.st_mode & 0o002 and not found.st_mode & stat.S_ISVTX:
-            raise NotRecorded(f"{self.where} may be emptied by anyone; run: chmod 1777 {self.where}")
+            raise NotRecorded(f"{self.where} may be emptied by anyone; run: chmod 1777 {shlex.quote(str(self.where))}")
 
     @contextlib.contextmanager
     def lock(self, wait_s: float = LOCK_WAIT_S) -> Iterator[int]:

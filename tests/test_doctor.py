@@ -14,9 +14,9 @@ from admitd import capacity, doctor
 from admitd.core import respawn
 from admitd.core.terms import RAM, Capacity, Host, Process, ProcessId, Reading, Sentinel, Sighting, Unread
 from admitd.core.units import MIB
-from admitd.doctor import commandline
 from admitd.doctor.finding import Answering, Facts, Finding, Held, Level, Missing
-from admitd.doctor.gather import gather, owner_in
+from admitd.doctor.gather import gather
+from admitd.installing.wanted import State
 from admitd.problem import Problem
 from admitd.processes.table import Look
 from tests.core.worlds import service
@@ -65,6 +65,14 @@ def both(*looks: Look) -> Look:
 
 UNIT = respawn.of_cgroup("0::/user.slice/user@501.service/app.slice/coder.service")
 assert UNIT is not None
+OWN_UNIT = respawn.of_cgroup("0::/user.slice/user@501.service/app.slice/admit.service")
+OWN_AGENT = respawn.of_launchd("local.admit.daemon", UID)
+BY_HAND = respawn.of_parent(9, "zsh")
+INSTALLED = ("/h/admit", "daemon", "run", "--port", "2189")
+RUNS = State(True, True, "active (running)", command=INSTALLED)
+STOPPED = State(True, False, "inactive (dead)", command=INSTALLED)
+FAILED = State(True, False, "failed (failed)", command=INSTALLED, failed=True, held=True)
+OLD = Answering(True, "1.1", None, 77)
 LOOSE = Problem("/h/capacity.yaml", "", 0, "may be written by anyone (mode 0666)", "run: chmod go-w /h/capacity.yaml")
 WRONG = Problem("/h/capacity.yaml", "services.x", 3, "is wrong", "write it right")
 MLX_SERVICE = service("mlx", 8_000, process_pattern="mlx_lm[. ]server .*Qwen", load_cmd=MLX)
@@ -240,6 +248,10 @@ CASES: list[tuple[str, dict[str, Any], Level, str, str, dict[str, Any]]] = [
         "kill 77; admit daemon run",
         {"answering": Answering(True, "1.2", None, 77)},
     ),
+    ("daemon", {"answering": OLD, "keeper": OWN_UNIT}, F, "version 1.1", "admit daemon restart", {}),
+    ("daemon", {"answering": OLD, "keeper": OWN_AGENT}, F, "version 1.1", "admit daemon restart", {}),
+    ("daemon", {"answering": OLD, "keeper": UNIT}, F, "version 1.1", "kill 77; admit daemon run", {}),
+    ("daemon", {"answering": OLD, "keeper": BY_HAND}, F, "version 1.1", "kill 77; admit daemon run", {}),
     ("daemon", {"answering": Answering(True, None, "it sees nothing", 7)}, F, "it sees nothing", "admit events", {}),
     (
         "daemon",
@@ -261,20 +273,30 @@ CASES: list[tuple[str, dict[str, Any], Level, str, str, dict[str, Any]]] = [
     ("port", {"answering": Answering(False)}, F, "a program of another user", "ADMIT_PORT=2190", {}),
     (
         "supervisor",
-        {"keeper": respawn.of_parent(9, "zsh")},
+        {"keeper": BY_HAND},
         W,
         "started by hand",
-        "admit daemon install",
+        "kill 77; admit daemon install",
         {"answering": None, "keeper": None},
     ),
     (
         "supervisor",
-        {"answering": None, "installed": "/h/admit.service"},
+        {"answering": None, "installed": FAILED},
         F,
-        "/h/admit.service is there, and its daemon does not run",
-        "admit daemon status",
-        {"installed": "/h/admit.service"},
+        "the installed daemon does not run: failed (failed)",
+        "admit daemon start",
+        {"installed": FAILED},
     ),
+    ("supervisor", {"answering": None, "installed": STOPPED}, W, "does not run: inactive", "admit daemon start", {}),
+    (
+        "supervisor",
+        {"answering": None, "installed": RUNS, "port": 2190},
+        W,
+        "listens on port 2189, and this command asks on port 2190",
+        "export ADMIT_PORT=2189",
+        {"installed": RUNS},
+    ),
+    ("supervisor", {"answering": None, "installed": RUNS}, F, "does not answer", "admit daemon restart", {}),
     ("clock", {"now": 5.0}, W, "before this program was written", "date", {}),
     ("clock", {"newest_entry": NOW + 3600}, W, "3600 s in the future", "date", {"newest_entry": None}),
     ("clock", {"file_changed": NOW + 100}, W, "capacity.yaml was changed 100 s", "date", {"file_changed": NOW + 5}),
@@ -331,7 +353,7 @@ def test_what_mends_is_a_command_that_there_is(
         for part in (each.mend or "").split("; "):
             words = shlex.split(part)
             words = words[1:] if words and "=" in words[0] else words
-            if words[:1] == ["admit"] and words[1:3] not in (["daemon", "install"], ["daemon", "status"]):
+            if words[:1] == ["admit"] and words[1:3] != ["daemon", "install"]:
                 assert parse(words[1:]) is not None, part
 
 
@@ -349,6 +371,13 @@ def test_a_folder_that_may_not_be_entered_is_a_fault_and_no_end(
     assert "Permission denied" in found.what
 
 
+def test_a_port_that_is_held_for_the_installed_daemon_is_nobody_elses() -> None:
+    held = replace(GOOD, answering=None, installed=FAILED)
+    assert [each.what for each in findings("port", held)] == ["127.0.0.1:2189 is held for the installed daemon"]
+    assert "free" in findings("port", replace(held, port=2190))[0].what
+    assert "(see supervisor)" in findings("daemon", held)[0].what
+
+
 def test_the_page_names_every_check_and_what_it_looks_at() -> None:
     page = (ROOT / "docs" / "doctor.md").read_text()
     for check in doctor.CHECKS:
@@ -364,35 +393,3 @@ def test_no_recipe_is_complained_of_for_its_patterns(path: Path, tmp_path: Path)
     facts = replace(GOOD, capacity=declared, look=Look(300))
     for name in ("patterns", "overlaps", "respawns", "safelist", "caches"):
         assert {each.level for each in findings(name, facts)} == {Level.OK}, name
-
-
-ENVIRON = {"HOME": "/h", "M": "/models"}
-LINES: list[tuple[Any, list[str]]] = [
-    ("mlx_lm.server --model x", ["mlx_lm.server --model x"]),
-    (("a b", "c"), ["a b c"]),
-    ("A=1 B='2 3' exec vllm serve $M/x", ["vllm serve /models/x"]),
-    ('cd "$HOME/ComfyUI" && exec .venv/bin/python main.py', ["/h/ComfyUI: .venv/bin/python main.py"]),
-    ("lms ps | grep -qw coder-14b", ["lms ps", "grep -qw coder-14b"]),
-    ("a > /dev/null 2>&1; b &", ["a", "b"]),
-    ("if test -e x; then run-it; fi", []),
-    ("$SERVER --port 1", []),
-    ("x $(which y)", []),
-    ("`z`", []),
-    ("~/bin/tool it", ["/h/bin/tool it"]),
-    ("'open quote", []),
-    ("curl -d '{\"a\": 1}' http://h/", ['curl -d {"a": 1} http://h/']),
-]
-
-
-@pytest.mark.parametrize(("command", "runs"), LINES, ids=[str(command) for command, _ in LINES])
-def test_what_a_command_runs(command: Any, runs: list[str]) -> None:
-    found = [
-        (f"{each.folder}: " if each.folder else "") + " ".join(each.argv)
-        for each in commandline.programs(command, ENVIRON)
-    ]
-    assert found == runs
-
-
-def test_who_listens_as_lsof_prints_it() -> None:
-    assert owner_in("p412\ncControlCe\nf10\np500\ncother\n") == (412, "ControlCe")
-    assert owner_in("") is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -184,3 +185,23 @@ def test_names_from_elsewhere_stay_text_in_commands() -> None:
         assert any(hostile in word for word in shlex.split(command)[:-1] + shlex.split(command)[-1:])
         assert "touch" not in shlex.split(command)
         assert found.name == "ollama-x-touch-tmp-owned" or found.name.startswith("lmstudio")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:11434", "127.0.0.1:11500"])
+def test_what_ollama_is_asked_goes_to_the_server_that_was_found(tmp_path: Path, host: str) -> None:
+    """By whoever runs it: a daemon that a supervisor started knows no OLLAMA_HOST."""
+    ollama = tmp_path / "ollama"
+    ollama.write_text(
+        f'#!/bin/sh\n[ "${{OLLAMA_HOST:-127.0.0.1:11434}}" = {host} ] || exit 1\n'
+        '[ "$1" = ps ] && echo "qwen3:8b  500a  6 GB" || echo "$2" > "$0.stopped"\n'
+    )
+    ollama.chmod(0o755)
+    keys = engines.ollama_model("qwen3:8b", None, f"http://{host}").keys
+    for name in ("loaded_check_cmd", "unload_cmd"):
+        command = keys[name] if isinstance(keys[name], str) else shlex.join(keys[name])
+        done = subprocess.run(
+            ["/bin/sh", "-c", command], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, timeout=60, check=False
+        )
+        assert done.returncode == 0, command
+    assert (tmp_path / "ollama.stopped").read_text() == "qwen3:8b\n"
+    assert ("OLLAMA_HOST" in keys["loaded_check_cmd"]) == (host != engines.OLLAMA)

@@ -3,83 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from admitd.installing import systemd
 from admitd.installing.wanted import Wanted
 from tests import usersystemd
-from tests.daemons import ADMIT, CAPACITY, ROOT, Daemon, end_naps, free_port, naps, prepared, request, sleeper, until
-from tests.usersystemd import UserSystemd
+from tests.daemons import ADMIT, CAPACITY, ROOT, Daemon, free_port, naps, prepared, request, sleeper, until
+from tests.installeddaemon import WITHIN_S, Installed, an_own_systemd
 
 pytestmark = [
     pytest.mark.skipif(bool(usersystemd.why_not()), reason=usersystemd.why_not()),
     pytest.mark.timeout(300),  # several bounded waits in a row
 ]
 
-WITHIN_S = 90.0
-
-
-@dataclass
-class Installed:
-    """A home, its systemd, and the daemon that is installed there."""
-
-    systemd: UserSystemd
-    daemon: Daemon
-    units: Path = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.units = Path(self.daemon.environ["HOME"], ".config", "systemd", "user")
-
-    def admit(self, *words: str, code: int = 0) -> Any:
-        """`admit daemon ... --json` in there."""
-        done = self.systemd.run(str(ADMIT), "daemon", *words, "--json", environ={"ADMIT_PORT": str(self.daemon.port)})
-        assert done.returncode == code, (words, done.stdout, done.stderr)
-        return json.loads(done.stdout)
-
-    def install(self) -> Any:
-        said = self.admit("install")
-        self.daemon.token = (self.daemon.places / "token").read_text().strip()
-        return said
-
-    def main_pid(self) -> int:
-        return int(self.systemd.shown("admit.service", "MainPID"))
-
-    def end(self, sig: str) -> int:
-        """Signal the daemon; its pid."""
-        pid = self.main_pid()
-        self.systemd.run("kill", f"-{sig}", str(pid))
-        return pid
-
-    def another_than(self, pid: int) -> int:
-        """The pid of the daemon that came after, once it serves."""
-
-        def look() -> int:
-            now = self.main_pid()
-            return now if now != pid and self.systemd.shown("admit.service", "ActiveState") == "active" else 0
-
-        return until(look, WITHIN_S)
-
 
 @pytest.fixture(scope="module")
 def installed() -> Iterator[Installed]:
-    with tempfile.TemporaryDirectory(prefix="a") as home:
-        daemon = prepared(Path(home, "f"), sleeper("nap", 1) + sleeper("other", 2), Path(home))
-        try:
-            with usersystemd.running(daemon.environ) as systemd:
-                yield Installed(systemd, daemon)
-        finally:
-            end_naps()
+    with an_own_systemd() as made:
+        yield made
 
 
 @pytest.fixture
@@ -105,6 +55,35 @@ def test_a_daemon_that_runs_already_is_named_and_left_alone(installed: Installed
         assert not installed.units.exists()
     finally:
         installed.daemon.stop()
+
+
+def test_a_port_that_another_has_is_told_before_anything_is_written(installed: Installed) -> None:
+    listens = (
+        f"import os, socket, time; s = socket.create_server(('127.0.0.1', {installed.daemon.port}))\n"
+        "if pid := os.fork(): print(pid, flush=True); os._exit(0)\n"
+        "os.dup2(os.open('/dev/null', os.O_RDWR), 1); os.dup2(1, 2); time.sleep(600)"
+    )
+    started = installed.systemd.run(sys.executable, "-c", listens)
+    try:
+        said = installed.admit("install", code=1)["detail"]
+    finally:
+        installed.systemd.run("kill", started.stdout.strip())
+    port = installed.daemon.port
+    assert f"127.0.0.1:{port} is taken by process {started.stdout.strip()} (python" in said
+    assert f"next: admit daemon install --port {port + 1}" in said
+    assert not installed.units.exists()
+
+
+def test_one_whose_first_start_fails_is_taken_away_again(installed: Installed) -> None:
+    """Else it would fail again at each login."""
+    installed.daemon.socket_path.mkdir(parents=True)
+    try:
+        said = installed.admit("install", code=1)["detail"]
+    finally:
+        installed.daemon.socket_path.rmdir()
+    assert said.startswith("nothing was installed: ") and said.endswith("What it said: admit daemon logs")
+    assert not list(installed.units.rglob("admit*"))
+    assert installed.systemd.shown("admit.service", "LoadState") == "not-found"
 
 
 def test_what_is_not_installed_is_said_so(installed: Installed) -> None:
@@ -268,8 +247,15 @@ def test_what_only_the_user_can_mend_is_not_tried_again(here: Installed) -> None
     assert int(here.systemd.shown("admit.service", "NRestarts")) == before + 1, "once for the crash"
     said = here.admit("status", code=69)
     assert not said["running"] and "exit-code" in said["said"]
+    until(lambda: here.systemd.shown("admit.socket", "ActiveState") == "active", WITHIN_S)
+    found = here.doctor()
+    assert (found["port"]["level"], "held for the installed" in found["port"]["what"]) == ("ok", True)
+    assert (found["supervisor"]["level"], found["file"]["level"]) == ("fault", "fault")
+    assert here.systemd.shown("admit.socket", "ActiveState") == "active", "to look must not change it"
+    assert int(here.systemd.shown("admit.service", "NRestarts")) == before + 1
     here.daemon.write(good)
-    assert here.admit("start")["answers"] is True
+    assert here.paste(found["supervisor"]["mend"]).returncode == 0
+    assert here.doctor()["supervisor"]["level"] == "ok"
 
 
 def test_stopped_it_stays_stopped_and_the_command_line_goes_on(here: Installed) -> None:
@@ -277,7 +263,11 @@ def test_stopped_it_stays_stopped_and_the_command_line_goes_on(here: Installed) 
     assert here.admit("status", code=69)["running"] is False
     asked = here.systemd.run(str(ADMIT), "status", environ={"ADMIT_PORT": str(here.daemon.port)})
     assert (asked.returncode, "no daemon listens" in asked.stderr) == (0, True)
+    found = here.doctor()["supervisor"]
+    assert (found["level"], found["what"]) == ("warning", "the installed daemon does not run: inactive (dead)")
     assert here.systemd.shown("admit.service", "ActiveState") == "inactive"
+    assert here.paste(found["mend"]).returncode == 0
+    assert here.doctor()["supervisor"]["level"] == "ok"
 
 
 def test_one_that_sleeps_is_woken_by_the_first_who_asks(here: Installed) -> None:

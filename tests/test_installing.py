@@ -163,7 +163,7 @@ def scripted(folder: Path, name: str, script: str, monkeypatch: pytest.MonkeyPat
 
 def test_what_it_said_is_what_the_journal_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     keeper = scripted(tmp_path, "journalctl", 'echo "$*"; echo two', monkeypatch)
-    assert keeper.log(7) == ["--no-pager --user-unit=admit.service --lines=7 --quiet", "two"]
+    assert keeper.log(7) == ["--no-pager --user-unit=admit.service --user-unit=admit.socket --lines=7 --quiet", "two"]
     assert keeper.log_command(7)[-1] == "--follow"
 
 
@@ -178,12 +178,14 @@ def test_a_start_that_fails_says_where_to_look(monkeypatch: pytest.MonkeyPatch, 
     keeper = scripted(tmp_path, "systemctl", f'case "$*" in *start*) echo "{said}"; exit 1;; esac', monkeypatch)
     with pytest.raises(KeeperFailed, match=r"control process exited.*What it said: admit daemon logs"):
         keeper.install(wanted_of())
+    assert not list(tmp_path.rglob("admit.*")), "or it would fail again at each login"
 
 
 def test_what_is_carried_over_decides_where_files_are_and_is_no_secret() -> None:
     shell = {"PATH": "/a", "HF_HOME": "/models", "HF_TOKEN": "secret", "OLLAMA_MODELS": "", "HOME": "/elsewhere"}
-    found = wanted.carried(shell, "/home/me")
-    assert (found.pop("PATH").split(":")[0], found) == ("/a", {"HOME": "/home/me", "HF_HOME": "/models"})
+    servers = {"OLLAMA_HOST": "127.0.0.1:11500", "DOCKER_HOST": "unix:///run/user/1000/docker.sock"}
+    found = wanted.carried({**shell, **servers}, "/home/me")
+    assert (found.pop("PATH").split(":")[0], found) == ("/a", {"HOME": "/home/me", "HF_HOME": "/models", **servers})
 
 
 def test_what_was_installed_is_read_back_whatever_is_in_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -88,10 +88,10 @@ class TestMakePrivate:
 
     @pytest.mark.parametrize("found", [0o777, 0o770, 0o702, 0o1777])
     def test_refuses_one_that_others_may_write_to(self, tmp_path: Path, found: int) -> None:
-        folder = tmp_path / "admit"
+        folder = tmp_path / "Application Support"
         folder.mkdir()
         folder.chmod(found)
-        with pytest.raises(UnsafePlace, match=f"others may write to {folder}; run: chmod 700"):
+        with pytest.raises(UnsafePlace, match=f"others may write to {folder}; run: chmod 700 '{folder}'"):
             places.make_private(str(folder))
         assert mode(folder) == found, "what others may have put there is for the user to look at"
 
@@ -129,9 +129,9 @@ class TestToken:
 
     @pytest.mark.parametrize("found", [0o604, 0o640, 0o644, 0o660, 0o666, 0o601])
     def test_that_others_may_open_is_refused(self, tmp_path: Path, found: int) -> None:
-        path = _token(tmp_path, "x" * 43, found)
-        with pytest.raises(UnsafePlace, match=f"others may open {path}; run: chmod 600 {path}"):
-            places.token(environ(tmp_path))
+        path = _token(tmp_path / "a home", "x" * 43, found)
+        with pytest.raises(UnsafePlace, match=f"others may open {path}; run: chmod 600 '{path}'"):
+            places.token(environ(tmp_path / "a home"))
 
     @pytest.mark.parametrize("text", ["", "\n", "short", "x" * 15, "x" * 20 + "\ny", "ü" * 20, "x" * 20 + "\x00"])
     def test_that_is_none_is_refused(self, tmp_path: Path, text: str) -> None:

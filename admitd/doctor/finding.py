@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -9,6 +10,7 @@ from typing import Final
 
 from admitd.core.respawn import Supervisor
 from admitd.core.terms import Capacity, Reading
+from admitd.installing.wanted import State
 from admitd.problem import Problem
 from admitd.processes.table import Look
 
@@ -83,7 +85,8 @@ class Answering:
 class Facts:
     """Everything that was looked at, once. None, or nothing: it could not be told.
 
-    `safelisted`: entries of the safelist that are patterns, by the name under which the look has what they match.
+    `config`: the file that the user named, whole, if one was; `path`: the one that was found. `safelisted`: entries of
+    the safelist that are patterns, by the name under which the look has what they match.
     """
 
     version: str
@@ -91,6 +94,7 @@ class Facts:
     port: int
     environ: Mapping[str, str] = field(default_factory=dict)
     mac: bool = False
+    config: str | None = None
     looked: tuple[str, ...] = ()
     path: str | None = None
     capacity: Capacity | None = None
@@ -107,7 +111,7 @@ class Facts:
     supervisors: Mapping[str, Supervisor] = field(default_factory=dict)
     answering: Answering | None = None
     keeper: Supervisor | None = None
-    installed: str | None = None
+    installed: State | None = None
     now: float = 0.0
     newest_entry: float | None = None
     file_changed: float | None = None
@@ -115,6 +119,16 @@ class Facts:
     journal_problem: str | None = None
     disk_free: int | None = None
     has_apprise: bool = True
+
+    def again(self, *words: str) -> str:
+        """An `admit` command line that works when pasted, going by the file that the user named."""
+        named = [] if self.config is None else ["--config", self.config]
+        return shlex.join(["admit", *named, *words])
+
+    @property
+    def by_hand(self) -> str:
+        """What opens the file to be changed by hand."""
+        return f"$EDITOR {shlex.quote(self.path or '')}"
 
 
 UNSEEN: Final = "the process table can't be seen (see processes)"

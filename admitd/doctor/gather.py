@@ -7,8 +7,8 @@ import http.client
 import importlib.util
 import json
 import os
+import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -17,10 +17,11 @@ from typing import Final
 
 from admitd import (
     __version__,
-    actuator,
     capacity,
+    installing,
     ownfile,
     places,
+    portowner,
     processes,
     reservations,
     safelist,
@@ -32,6 +33,7 @@ from admitd.core.respawn import Supervisor
 from admitd.core.terms import Capacity, Command, ProcessId
 from admitd.doctor.commandline import programs
 from admitd.doctor.finding import Answering, Facts, Held, Missing
+from admitd.installing.wanted import KeeperFailed, NoSupervisor, State
 from admitd.journal import NAME
 from admitd.measuring import Measuring
 from admitd.memory import Memory
@@ -50,7 +52,9 @@ def gather(environ: Mapping[str, str], config: str | None, port: int) -> Facts:
     memory = memories.for_this_system()
     path, looked, declared, problems = _file(config, environ, home, memory)
     look, cannot_see = _look(declared, environ)
-    answering = _answering(port, environ)
+    installed = _installed(environ, str(home))
+    # A port that only systemd holds is not asked: that would start what was stopped, or fails.
+    answering = None if installed is not None and installed.holds(port) else _answering(port, environ)
     journal = Path(places.user_folder(environ), NAME)
     newest, journal_problem = _newest(journal)
     pid = answering.pid if answering is not None and answering.ours else None
@@ -60,6 +64,7 @@ def gather(environ: Mapping[str, str], config: str | None, port: int) -> Facts:
         port=port,
         environ=environ,
         mac=sys.platform == "darwin",
+        config=os.path.abspath(os.path.expanduser(config)) if config else None,
         looked=tuple(map(str, looked)),
         path=None if path is None else str(path),
         capacity=declared,
@@ -78,7 +83,7 @@ def gather(environ: Mapping[str, str], config: str | None, port: int) -> Facts:
         supervisors=_supervisors(declared, look),
         answering=answering,
         keeper=None if pid is None else supervisors.of(pid),
-        installed=_installed(home),
+        installed=installed,
         now=time.time(),
         newest_entry=newest,
         file_changed=None if path is None else _changed(path),
@@ -189,12 +194,12 @@ def _loose(environ: Mapping[str, str]) -> Iterable[tuple[str, str]]:
             if problem is not None:
                 yield f"{path} {problem[0]}", problem[1].partition(": ")[2]
             elif path.name == "token" and found.st_mode & 0o077:
-                yield f"others may read {path}, and so load and unload", f"chmod 600 {path}"
+                yield f"others may read {path}, and so load and unload", f"chmod 600 {shlex.quote(str(path))}"
     try:
         shared = reservations.folder(environ)
         mode = shared.stat().st_mode
         if mode & 0o002 and not mode & 0o1000:
-            yield f"{shared} may be emptied by anyone", f"chmod 1777 {shared}"
+            yield f"{shared} may be emptied by anyone", f"chmod 1777 {shlex.quote(str(shared))}"
     except FileNotFoundError:
         pass
     except (OSError, reservations.NotRecorded) as problem:
@@ -222,7 +227,7 @@ def _answering(port: int, environ: Mapping[str, str]) -> Answering | None:
     if isinstance(body, dict) and ("sentinel" in body or (pid is not None and "detail" in body)):
         version, detail = body.get("version"), body.get("detail")
         return Answering(True, version and str(version), None if status == 200 else str(detail), pid, "admitd", file)
-    owner = _owner(port)
+    owner = portowner.of(port)
     return Answering(False, None, None, *owner) if owner else Answering(False)
 
 
@@ -236,57 +241,13 @@ def _note(environ: Mapping[str, str], port: int) -> tuple[int | None, str | None
         return None, None
 
 
-def _owner(port: int) -> tuple[int, str] | None:
-    """Who listens on it: process and program; None where that is another user's affair."""
-    if sys.platform == "darwin":
-        return owner_in(_printed(("/usr/sbin/lsof", "-nP", f"-iTCP:{port}", "-sTCP:LISTEN", "-Fpc")))
-    wanted = {f"socket:[{inode}]" for inode in _inodes(port)}
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if any(os.readlink(each) in wanted for each in (entry / "fd").iterdir()):
-                return int(entry.name), (entry / "comm").read_text(errors="replace").strip()
-    return None
-
-
-def owner_in(printed: str) -> tuple[int, str] | None:
-    """The first process in what `lsof -Fpc` prints: a line p1234, and one with c and its name."""
-    pid = next((line[1:] for line in printed.splitlines() if line.startswith("p") and line[1:].isdigit()), None)
-    name = next((line[1:] for line in printed.splitlines() if line.startswith("c")), "?")
-    return None if pid is None else (int(pid), name)
-
-
-def _inodes(port: int) -> Iterable[str]:
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with contextlib.suppress(OSError):
-            for line in Path(table).read_text(encoding="ascii", errors="replace").splitlines()[1:]:
-                fields = line.split()
-                if len(fields) > 9 and fields[3] == "0A" and fields[1].endswith(f":{port:04X}"):
-                    yield fields[9]
-
-
-def _printed(command: tuple[str, ...]) -> str:
+def _installed(environ: Mapping[str, str], home: str) -> State | None:
+    """How the installed daemon stands; None where none is, or the supervisor can't be asked."""
     try:
-        process = actuator.start_helper(command, subprocess.PIPE)
-    except actuator.CannotStart:
-        return ""
-    try:
-        return process.communicate(timeout=ANSWER_S)[0].decode("utf-8", "replace")
-    except subprocess.TimeoutExpired:
-        actuator.end_session(process.pid)
-        process.communicate()
-        return ""
-
-
-def _installed(home: Path) -> str | None:
-    """The unit or the agent that would keep a daemon running."""
-    places_of = (
-        (home / "Library" / "LaunchAgents", "*admit*.plist"),
-        (home / ".config" / "systemd" / "user", "admit*.service"),
-    )
-    for folder, pattern in places_of:
-        for found in sorted(folder.glob(pattern)) if os.path.isdir(folder) else ():
-            return str(found)
-    return None
+        state = installing.for_this_system(environ, home).state()
+    except (KeeperFailed, NoSupervisor):
+        return None
+    return state if state.installed else None
 
 
 def _newest(journal: Path) -> tuple[float | None, str | None]:

@@ -28,9 +28,9 @@ def memory(facts: Facts, declared: Capacity) -> list[Finding]:
     said, found = declared.host.physical.get(RAM, 0), facts.physical
     differs = f"hosts.{declared.host.name}.ram_physical_mb is {to_mb(said)}, and this machine has {found // MIB} MB"
     if said > found * (1 + NEAR):
-        findings.append(fault(f"{differs}: more would be admitted than there is", f"$EDITOR {facts.path}"))
+        findings.append(fault(f"{differs}: more would be admitted than there is", facts.by_hand))
     elif said < found * (1 - NEAR):
-        findings.append(warning(f"{differs}: the rest is never used", f"$EDITOR {facts.path}"))
+        findings.append(warning(f"{differs}: the rest is never used", facts.by_hand))
     return findings or ok(f"this machine has {found // MIB} MB, as the file says")
 
 
@@ -41,7 +41,7 @@ def budgets(facts: Facts, declared: Capacity) -> list[Finding]:
         budget = declared.services[name].budget.get(RAM, 0)
         said = f"{name} held {to_mb(held.most)} MB, and its budget is {to_mb(budget)} MB"
         if held.most > budget:
-            mend = f"admit service edit {name} ram_budget_mb={to_mb(sizing.budget(held.most))}"
+            mend = facts.again("service", "edit", name, f"ram_budget_mb={to_mb(sizing.budget(held.most))}")
             findings.append(fault(f"{said}: it takes room that others were promised", mend, name))
         elif (
             held.most < budget * FAR_BELOW
@@ -50,7 +50,7 @@ def budgets(facts: Facts, declared: Capacity) -> list[Finding]:
             and held.age_s >= SETTLED_S
         ):
             since = f"{held.age_s / 60:.0f} min"
-            mend = f"admit measure {name} --for 10m --write"
+            mend = facts.again("measure", name, "--for", "10m", "--write")
             findings.append(warning(f"{said}: in {since} it never came near; less would do", mend, name))
     return findings or ok(f"{len(facts.held)} loaded services hold what their budgets say, or less")
 
@@ -65,7 +65,7 @@ def caches(facts: Facts, declared: Capacity) -> list[Finding]:
             continue
         quarter = max(1, to_mb(service.budget.get(RAM, 0)) // 4)
         what = f"{name}: mlx_lm.server keeps prompts without a limit unless it is given --prompt-cache-bytes"
-        findings.append(warning(what, _bounded(name, service, f"{quarter}MB"), name))
+        findings.append(warning(what, _bounded(facts, service, f"{quarter}MB"), name))
     return findings or ok("no server keeps prompts without a limit")
 
 
@@ -102,8 +102,8 @@ def _text(command: Command | None) -> str:
     return command if isinstance(command, str) else " ".join(command or ())
 
 
-def _bounded(name: str, service: Service, size: str) -> str:
+def _bounded(facts: Facts, service: Service, size: str) -> str:
     if service.load_cmd is None:
         return f"mlx_lm.server ... --prompt-cache-bytes {size}"
     text = service.load_cmd if isinstance(service.load_cmd, str) else shlex.join(service.load_cmd)
-    return f"admit service edit {name} {shlex.quote(f'load_cmd={text} --prompt-cache-bytes {size}')}"
+    return facts.again("service", "edit", service.name, f"load_cmd={text} --prompt-cache-bytes {size}")

@@ -19,7 +19,7 @@ def table(facts: Facts) -> list[Finding]:
     hidden = [each for each in facts.look.unread if each.could_be_ours]
     if hidden:
         pids = ", ".join(str(each.process.pid) for each in hidden[:5])
-        return [warning(f"{len(hidden)} processes did not show their command lines: {pids}", "admit doctor")]
+        return [warning(f"{len(hidden)} processes did not show their command lines: {pids}", facts.again("doctor"))]
     return ok(f"{facts.look.count} processes seen")
 
 
@@ -36,7 +36,7 @@ def patterns(facts: Facts, declared: Capacity) -> list[Finding]:
         claims = _claims_of_load(service, matcher, facts.environ)
         if claims is not None and not any(claim.service == name and not claim.other_program for claim in claims):
             what = f"{name}: its process_pattern matches no process, nor what its load_cmd starts"
-            findings.append(warning(what, f"admit service edit {name} process_pattern='...'", name))
+            findings.append(warning(what, _another_pattern(facts, name), name))
     return findings or ok("each pattern matches what runs, or what its load_cmd starts")
 
 
@@ -60,17 +60,16 @@ def overlaps(facts: Facts, declared: Capacity) -> list[Finding]:
     pairs = {tuple(sorted(set(names))): pid for pid, names in of_pid.items() if len(set(names)) > 1}
     for names, pid in pairs.items():
         what = f"process {pid} is {' and '.join(names)} at once, and charged to each of them"
-        findings.append(fault(what, f"admit service edit {names[0]} process_pattern='...'", names[0]))
+        findings.append(fault(what, _another_pattern(facts, names[0]), names[0]))
     matcher = _matcher_of(services)
     for name, service in services.items():
         others = [claim for claim in _claims_of_load(service, matcher, facts.environ) or () if claim.service != name]
         for claim in others:
             if not claim.mention and not claim.other_program and tuple(sorted((name, claim.service))) not in pairs:
                 what = f"{claim.service}: its process_pattern matches what {name}'s load_cmd starts"
-                mend = f"admit service edit {claim.service} process_pattern='...'"
-                findings.append(warning(what, mend, claim.service))
+                findings.append(warning(what, _another_pattern(facts, claim.service), claim.service))
     for name, who in mentions.items():
-        mend = f"admit service edit {name} program={services[name].program or 'NAME'}"
+        mend = facts.again("service", "edit", name, f"program={services[name].program or 'NAME'}")
         if name not in real:
             what = f"{name}: only mentioned, by process {', '.join(who[:3])}: charged, and never signalled"
             findings.append(warning(what, mend, name))
@@ -78,6 +77,10 @@ def overlaps(facts: Facts, declared: Capacity) -> list[Finding]:
             what = f"{name}: process {', '.join(who[:3])} only mentions it: charged, and never signalled"
             findings.append(warning(what, mend, name))
     return findings or ok("no process is two services, or charged for a mention")
+
+
+def _another_pattern(facts: Facts, name: str) -> str:
+    return f"{facts.again('service', 'edit', name)} process_pattern='...'"
 
 
 def _matcher_of(services: Mapping[str, Service]) -> Matcher:

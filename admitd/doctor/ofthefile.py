@@ -10,13 +10,13 @@ def file(facts: Facts) -> list[Finding]:
     """It is there and says nothing wrong."""
     if facts.path is None:
         places = ", ".join(facts.looked)
-        return [fault(f"there is no capacity.yaml; looked for in {places}", "admit init")]
+        return [fault(f"there is no capacity.yaml; looked for in {places}", facts.again("init"))]
     wrong = [problem for problem in facts.problems if not _is_loose(problem.instead)]
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        return [fault(f"{wrong[0]}{more}", "admit config check")]
+        return [fault(f"{wrong[0]}{more}", facts.again("config", "check"))]
     if facts.capacity is None:
-        return [fault(f"{facts.path} cannot be read as it is", "admit config check")]
+        return [fault(f"{facts.path} cannot be read as it is", facts.again("config", "check"))]
     return ok(f"{facts.path} declares {len(facts.capacity.services)} services")
 
 
@@ -38,7 +38,7 @@ def commands(facts: Facts, _: Capacity) -> list[Finding]:
         where = f"{each.service}: {each.key}" if each.service else each.key
         what = f"{where} goes to {each.program}, which is no folder" if each.folder else ""
         what = what or f"{where} runs {each.program}, which is not found in PATH and is no file"
-        mend = f"admit service edit {each.service} {each.key}=..." if each.service else f"$EDITOR {facts.path}"
+        mend = facts.again("service", "edit", each.service, f"{each.key}=...") if each.service else facts.by_hand
         findings.append((fault if each.key in ("load_cmd", "loaded_check_cmd") else warning)(what, mend, each.service))
     return findings or ok("the programs of all commands are found")
 

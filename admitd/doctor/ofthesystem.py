@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Final
 
 from admitd.core.units import MIB
@@ -31,7 +32,7 @@ def clock(facts: Facts) -> list[Finding]:
 def disk(facts: Facts) -> list[Finding]:
     """The journal can be read, and there is room for it."""
     if facts.journal_problem is not None:
-        return [fault(f"the journal can't be read: {facts.journal_problem}", f"ls -l {facts.journal}")]
+        return [fault(f"the journal can't be read: {facts.journal_problem}", f"ls -l {shlex.quote(facts.journal)}")]
     if facts.disk_free is None:
         return [warning(f"nobody says how much room is left for {facts.journal}")]
     free = f"{facts.disk_free // MIB} MB are free for {facts.journal}"

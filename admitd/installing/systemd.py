@@ -34,6 +34,17 @@ class Systemd:
 
     def install(self, wanted: Wanted) -> tuple[str, ...]:
         self._ctl("daemon-reload")  # where there is no systemd of the user's, nothing is left behind
+        is_first = not self._is_there()
+        try:
+            return self._install(wanted)
+        except KeeperFailed as problem:
+            if not is_first:
+                raise
+            with contextlib.suppress(KeeperFailed):
+                self.uninstall()  # or it would fail again at each login
+            raise KeeperFailed(f"nothing was installed: {problem}") from problem
+
+    def _install(self, wanted: Wanted) -> tuple[str, ...]:
         written = []
         for path, text in zip(self._files, (service_unit(wanted), socket_unit(wanted)), strict=True):
             if put(path, text.encode()):
@@ -81,9 +92,10 @@ class Systemd:
         said = f"{shown.get('ActiveState', 'unknown')} ({shown.get('SubState', 'unknown')})"
         if shown.get("Result", "success") != "success":
             said += f", it ended with {shown['Result']}"
+        running = shown.get("ActiveState") in ("active", "reloading")
         return State(
             installed=len(files) == len(self._files),
-            running=shown.get("ActiveState") in ("active", "reloading"),
+            running=running,
             said=said if code == 0 else _why(printed),
             pid=_count(shown.get("MainPID")) or None,
             restarts=_count(shown.get("NRestarts")),
@@ -91,6 +103,8 @@ class Systemd:
             files=files,
             command=self._command(),
             hardened="\nNoNewPrivileges=yes\n" in self._unit() or not self._unit(),
+            failed=shown.get("ActiveState") == "failed",
+            held=bool(files) and code == 0 and not running and self._ask("is-active", "--quiet", SOCKET)[0] == 0,
         )
 
     def log(self, lines: int) -> list[str]:
@@ -105,7 +119,7 @@ class Systemd:
     def _journal(self, lines: int) -> list[str]:
         # Not `--user --unit`: that opens the user's own files alone, and there are none where the journal is not kept
         # on disk, nor for root; what is looked for stands in the system's files then.
-        return ["journalctl", "--no-pager", f"--user-unit={SERVICE}", f"--lines={lines}"]
+        return ["journalctl", "--no-pager", f"--user-unit={SERVICE}", f"--user-unit={SOCKET}", f"--lines={lines}"]
 
     def _unit(self) -> str:
         try:
@@ -181,7 +195,7 @@ def _why(printed: str) -> str:
             f"{said}. No systemd runs for {_user()} here: log in as {_user()} itself (not by su or sudo), "
             f"or run: sudo loginctl enable-linger {_user()}"
         )
-    if "failed because" in printed or "control process exited" in printed:
+    if any(words in printed for words in ("failed because", "control process exited", "Job failed")):
         return f"{said} What it said: admit daemon logs"
     return said
 

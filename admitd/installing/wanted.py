@@ -29,10 +29,12 @@ CARRIED: Final = (
     "HF_HOME",
     "HF_HUB_CACHE",
     "OLLAMA_MODELS",
+    "OLLAMA_HOST",
+    "DOCKER_HOST",
     "LANG",
 )
-"""What of the shell's environment decides where files are found, beside PATH: the daemon, and what it loads, must find
-the same ones. Nothing that may be a secret: the files that hold it are no secret."""
+"""What of the shell's environment decides where files are found, beside PATH, and which server a program asks: the
+daemon, and what it loads, must find the same ones. Nothing that may be a secret: the files that hold it are none."""
 _PASSING: Final = re.compile(r"/uv/(?:archive|builds|environments)-v\d+/|/pipx/\.cache/|/\.cache/pipx/")
 _PRIVILEGED: Final = re.compile(r"(?:^|[\s/;|&(])(sudo|doas|pkexec|su|podman|newuidmap)(?=\s|$)")
 
@@ -74,7 +76,8 @@ class Wanted:
 @dataclass(frozen=True, slots=True)
 class State:
     """How it stands. `said`: the supervisor's own words; `restarts`: how often it had to start it anew; `at_boot`:
-    whether it runs before anybody logs in; `command`: what it was installed to run, and `hardened` how."""
+    whether it runs before anybody logs in; `command`: what it was installed to run, and `hardened` how; `failed`: it
+    ended, and not because it was stopped; `held`: it does not run, and whoever asks on its port starts it."""
 
     installed: bool
     running: bool
@@ -85,6 +88,8 @@ class State:
     files: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     hardened: bool = True
+    failed: bool = False
+    held: bool = False
 
     @property
     def port(self) -> int | None:
@@ -96,6 +101,10 @@ class State:
     def config(self) -> str | None:
         """The file that it was installed for; None: whichever is found."""
         return self._option("--config")
+
+    def holds(self, port: int) -> bool:
+        """Whether asking on this port would start it."""
+        return self.held and self.port == port
 
     def _option(self, name: str) -> str | None:
         at = self.command.index(name) + 1 if name in self.command else len(self.command)

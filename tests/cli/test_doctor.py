@@ -7,6 +7,8 @@ import os
 import socket
 from typing import Any
 
+import pytest
+
 from tests.cli.conftest import Desk
 
 
@@ -45,11 +47,13 @@ def test_a_good_machine_with_a_daemon(desk: Desk) -> None:
 def test_it_works_without_a_daemon_and_without_a_file(desk: Desk) -> None:
     found = looked(desk, 1, "--config", str(desk.home / "none.yaml"))
     assert levels(found, "file", "daemon", "port") == ["fault", "ok", "ok"]
-    assert found["file"][0]["mend"] == "admit init"
     said = desk.admit("doctor", "--config", str(desk.home / "none.yaml")).must(1).out
     assert said.splitlines()[-2].startswith("1 fault, 0 warnings, "), "one thing is wrong, and one is said"
     assert said.splitlines()[-1].startswith("not looked at, for want of a good file: commands, ")
     assert not (desk.home / ".local").exists(), "nothing was made by looking"
+    desk.declare(desk.service("coder"))
+    desk.shell(f"{found['file'][0]['mend']} --yes").must(0)
+    assert (desk.home / "none.yaml").exists(), "the file that was named is made, not the one found by default"
 
 
 def test_what_is_wrong_is_said_with_what_mends_it(desk: Desk) -> None:
@@ -66,15 +70,23 @@ def test_what_is_wrong_is_said_with_what_mends_it(desk: Desk) -> None:
     assert levels(looked(desk, 1), "commands") == ["ok"]
 
 
-def test_a_service_above_its_budget_is_a_fault_that_one_command_mends(desk: Desk) -> None:
+@pytest.mark.parametrize("named", [None, "o ther.yaml"])
+def test_a_service_above_its_budget_is_a_fault_that_one_command_mends(desk: Desk, named: str | None) -> None:
+    """In the file that was looked at, and in no other."""
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
-    desk.declare(desk.service("coder", 20, "--hold-mb 100"), pool_mb=physical)
+    coder = desk.service("coder", 20, "--hold-mb 100")
+    desk.declare(coder, pool_mb=physical)
+    words = []
+    if named is not None:
+        words = ["--config", str(desk.declare(coder, pool_mb=physical, path=desk.home / named))]
+    before = desk.config.read_text()
     desk.admit("load", "coder").must(0)
-    (found,) = looked(desk, 1)["budgets"]
+    (found,) = looked(desk, 1, *words)["budgets"]
     assert found["level"] == "fault"
     desk.shell(found["mend"]).must(0)
-    (found,) = looked(desk, 0)["budgets"]
+    (found,) = looked(desk, 0, *words)["budgets"]
     assert found["level"] == "ok"
+    assert (desk.config.read_text() == before) == (named is not None)
 
 
 def test_a_port_that_another_has_taken_is_said_with_his_name(desk: Desk) -> None:
