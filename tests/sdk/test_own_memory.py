@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -18,6 +20,8 @@ from admit_sdk.overrun import Overrun, SaveAndStop
 from admit_sdk.power import on_battery
 from admit_sdk.profiles import GIB, HIGH, LOW, MID, Profile, profile_for
 from admitd.core.units import MIB
+from admitd.memory.darwin import DarwinMemory
+from tests.test_memory_darwin import Libc, process
 
 ROOT = Path(__file__).parents[2]
 linux = pytest.mark.skipif(sys.platform == "darwin", reason="reads /proc")
@@ -80,6 +84,60 @@ def test_the_heap_counts_and_the_pages_of_other_files_do_not(tmp_path: Path) -> 
     assert as_model.mapped is not None and as_model.mapped >= 64 * MIB
     assert 109 * MIB < as_model.counted - before.counted < 169 * MIB
     assert len(heap) > 0
+
+
+@linux
+@pytest.mark.parametrize("layout", ["each file", "the folder", "a folder in it", "a link to a link", "the file"])
+def test_weights_behind_links_count_as_the_models(tmp_path: Path, layout: str) -> None:
+    """In caches of models the names in a model's folder are links; the system tells where the file really lies."""
+    import mmap
+
+    model, blobs = tmp_path / "snapshot", tmp_path / "blobs"
+    blobs.mkdir()
+    real = blobs / "c0ffee"
+    real.write_bytes(b"x" * (8 * MIB))
+    name = model / "weights"
+    if layout == "the folder":
+        model.symlink_to(blobs)
+        name = model / "c0ffee"
+    else:
+        model.mkdir()
+        (model / "around").symlink_to(tmp_path)  # what lies there is not the model's
+    if layout == "a folder in it":
+        (model / "onnx").symlink_to(blobs)
+        name = model / "onnx" / "c0ffee"
+    elif layout == "a link to a link":
+        (tmp_path / "between").symlink_to(real)
+        name.symlink_to(tmp_path / "between")
+    elif layout in ("each file", "the file"):
+        name.symlink_to(real)
+    other = tmp_path / "database"
+    other.write_bytes(b"x" * (8 * MIB))
+    with (
+        name.open("rb") as file,
+        other.open("rb") as data,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+        mmap.mmap(data.fileno(), 0, access=mmap.ACCESS_READ) as aside,
+    ):
+        assert sum(mapped[:: mmap.PAGESIZE]) == sum(aside[:: mmap.PAGESIZE])
+        assert holdings.measure([name if layout == "the file" else model]).mapped == 8 * MIB
+
+
+@pytest.mark.parametrize(("footprint", "resident"), [(2 * GIB, 30 * GIB), (10 * GIB, 3 * GIB)])
+def test_on_macos_the_footprint_counts_and_mapped_files_do_not(footprint: int, resident: int) -> None:
+    """A database of 28 GiB that is mapped is in residence alone."""
+    libc = Libc()
+    process(libc, os.getpid(), footprint / GIB, resident / GIB)
+    held = holdings._from_rusage(DarwinMemory(libc), None)
+    assert (held.counted, held.heap, held.resident, held.mapped) == (footprint, footprint, resident, None)
+
+
+@pytest.mark.parametrize("reason", [errno.ESRCH, errno.EPERM])
+def test_a_mac_that_does_not_tell_is_an_error(reason: int) -> None:
+    libc = Libc()
+    libc.rusages[os.getpid()] = reason
+    with pytest.raises(OSError, match=r"the system does not tell|proc_pid_rusage"):
+        holdings._from_rusage(DarwinMemory(libc), None)
 
 
 @linux
