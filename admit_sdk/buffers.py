@@ -153,8 +153,9 @@ class BufferPool:
                 raise
             guard = self._governor.try_allocate(pages, holder=self.name)
         try:
+            # Private: what is shared has a switch of its own for huge pages (shmem_enabled) and is in nobody's heap.
             # It outlives this thread: it belongs to the buffer, and then to the pool.
-            return mmap.mmap(-1, pages), guard.hand_over()
+            return mmap.mmap(-1, pages, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), guard.hand_over()
         except BaseException:
             guard.release()
             raise

@@ -2,6 +2,9 @@
 
 Where a daemon listens, it keeps the app's soft budget for it, as it would for a service, and the governor grants no
 more than what was kept. Where none does, runtime-state.json tells the apps of each other, and nothing is refused.
+
+What the app needs beside its models, the governor's `reserved`, is told with the rest: nobody else can have it. Amounts
+in here are the governor's own, without it: it is added to what is told, and taken off what is answered.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from admit_sdk.told import warn
 from admitd.core import governing
 from admitd.core.governing import App
 from admitd.core.terms import NAME, RAM
+from admitd.core.units import from_mb, to_mb
 from admitd.processes.glimpse import identify
 
 if TYPE_CHECKING:
@@ -60,6 +64,8 @@ class Citizen:
         self._told_held = 0
         self._wanted = governor.soft_bytes
         self._kept: int | None = None
+        self._kept_for: int | None = None
+        """What was asked for when it was kept; the daemon counts in whole MB, and may keep more."""
         self._asked_s = float("-inf")
         self._denied: int | None = None
         self._told = ""
@@ -90,7 +96,7 @@ class Citizen:
 
     def _leave(self) -> None:
         self._governor.ask_before_growing(self._governor.whole_bytes, None)
-        if isinstance(self.daemon, door.Granted):
+        if self._kept is not None:  # whatever was answered since: what was kept stands, though more was refused
             door.ask(self._environ, self._governor.name, 0, 0)
         if self._entered is not None:
             try:
@@ -124,16 +130,16 @@ class Citizen:
         self._enter(budget, held)
 
     def _ask(self, wanted: int, held: int) -> int:
-        """Ask the daemon, where there is something to ask; returns the budget to tell others."""
+        """Ask the daemon, where there is something to ask; returns what may be allocated, to tell others."""
         now_s = time.monotonic()
         budget = self._governor.soft_bytes
         if wanted > budget:
             budget = min(self._governor.whole_bytes, -(-wanted // STEP_BYTES) * STEP_BYTES)
         is_news = abs(held - self._told_held) >= STEP_BYTES
-        patience_s = RENEW_S if budget == self._kept and not is_news else AGAIN_S
-        if budget in (self._kept, self._denied) and now_s - self._asked_s < patience_s:
+        patience_s = RENEW_S if budget == self._kept_for and not is_news else AGAIN_S
+        if budget in (self._kept_for, self._denied) and now_s - self._asked_s < patience_s:
             return self._kept or 0
-        if self._kept is not None and budget < self._kept:
+        if self._kept is not None and budget < self._kept and budget != self._kept_for:
             # First nothing more is granted, and then it is given back: never the other way round.
             self._governor.set_ceiling(budget)
             held = self._governor.allocated_bytes
@@ -141,12 +147,13 @@ class Citizen:
                 self._governor.set_ceiling(self._kept)
                 return self._kept
         self._asked_s, self._told_held = now_s, held
-        told = door.ask(self._environ, self._governor.name, budget, held)
+        reserved = self._governor.reserved_bytes
+        told = door.ask(self._environ, self._governor.name, budget + reserved, held + reserved)
         self.daemon = told
         self._denied = budget if isinstance(told, door.Denied) else None
         if isinstance(told, door.Granted):
-            self._kept, self._told = told.budget, ""
-            self._governor.ask_before_growing(told.budget, self.more)
+            self._kept, self._kept_for, self._told = max(0, told.budget - reserved), budget, ""
+            self._governor.ask_before_growing(self._kept, self.more)
         elif isinstance(told, door.Denied):
             # What was kept before stands; where nothing was, there is nothing that may be allocated.
             self._told = f"{told.why} {f'run: {told.remedy}' if told.remedy else ''}".strip()
@@ -158,7 +165,7 @@ class Citizen:
             self._governor.set_ceiling(self._kept)
             return self._kept
         else:
-            self._kept = None
+            self._kept = self._kept_for = None
             self._governor.ask_before_growing(self._governor.whole_bytes, None)
         return budget
 
@@ -174,7 +181,10 @@ class Citizen:
         me = identify(os.getpid())
         if me is None:
             return
-        app = App(me, self._governor.name, {RAM: budget}, {RAM: held})
+        reserved = self._governor.reserved_bytes
+        # In whole MB, as they stand in the file: else what is read there always looks like news.
+        amounts = [{RAM: from_mb(to_mb(each + reserved))} for each in (budget, held)]
+        app = App(me, self._governor.name, *amounts)
         if app == self._entered and app in statefile.read(self._path):
             return
         try:

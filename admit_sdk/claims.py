@@ -13,6 +13,7 @@ Rules of this file, on which the proof rests (tests/sdk):
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections import deque
@@ -200,15 +201,20 @@ class Claims:
 
 
 class _Presence:
-    """Stands in a thread's own storage, and so dies with the thread."""
+    """Stands in a thread's own storage, and so dies with the thread.
 
-    __slots__ = ("_claims", "number")
+    A child that was forked has only one of them left, and lets go of the others' storage before anything else is run:
+    nobody died then who could give something back, and whoever held the lock is not there to release it.
+    """
+
+    __slots__ = ("_claims", "_pid", "number")
 
     def __init__(self, claims: Claims, number: int) -> None:
         self._claims = weakref.ref(claims)
+        self._pid = os.getpid()
         self.number = number
 
     def __del__(self) -> None:
         claims = self._claims()
-        if claims is not None:
+        if claims is not None and os.getpid() == self._pid:
             claims.thread_died(self.number)

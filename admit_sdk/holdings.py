@@ -13,9 +13,10 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from admitd.core.terms import ProcessId
+if TYPE_CHECKING:
+    from admitd.memory.darwin import DarwinMemory
 
 FRESH_SHARE: Final = 0.01
 """A reading of what is mapped stands until reading it takes at most this share of the time: 5 to 17 ms a GiB each."""
@@ -27,7 +28,8 @@ class Holdings:
 
     `heap`: anonymous and swapped pages. `mapped`: pages of the models' files that are in memory and mapped here.
     `mapped_share`: the same, where a page that several processes map counts in each with its part only. `gpu`: what
-    MLX has from Metal, which is in `heap`, too. `resident`: for diagnosis; it has every mapped file in it.
+    MLX has from Metal, which is in `heap`, too. `resident`: for diagnosis; it has every mapped file in it. macOS does
+    not tell `mapped`, and there the `heap` is the footprint, which has no clean page of any file in it.
     """
 
     heap: int
@@ -46,13 +48,11 @@ def measure(files: Iterable[Path] = ()) -> Holdings:
     """What this process holds now; `files` are those of its models, or folders of them. Raises OSError."""
     gpu = _metal()
     if sys.platform == "darwin":
-        from admitd.memory import for_this_system
+        from admitd.memory.darwin import DarwinMemory
+        from admitd.processes.darwin import load
 
-        held = for_this_system().footprint([ProcessId(os.getpid(), 0)], sys.maxsize)
-        if held is None:
-            raise OSError("the system does not tell what this process holds")
-        return Holdings(held, gpu=gpu)
-    paths = tuple(os.fsencode(path.resolve()) for path in files)
+        return _from_rusage(DarwinMemory(load()), gpu)
+    paths = _real_paths(files)
     return _from_smaps(paths, gpu) if paths else _from_status(gpu)
 
 
@@ -73,6 +73,14 @@ class Measuring:
         took_s = time.monotonic() - began_s
         self._known = (now, held, began_s + took_s + took_s / FRESH_SHARE)
         return held
+
+
+def _from_rusage(memory: DarwinMemory, gpu: int | None) -> Holdings:
+    """The ledger alone: residence has every page of a database that is mapped, too."""
+    found = memory.rusage(os.getpid())
+    if found is None:
+        raise OSError("the system does not tell what this process holds")
+    return Holdings(found.footprint, gpu=gpu, resident=found.resident)
 
 
 def _from_status(gpu: int | None) -> Holdings:
@@ -110,12 +118,37 @@ def _from_smaps(paths: tuple[bytes, ...], gpu: int | None) -> Holdings:
     return Holdings(heap, mapped, max(0, share), gpu, resident)
 
 
+def _real_paths(files: Iterable[Path]) -> tuple[bytes, ...]:
+    """Where these files, and all below these folders, really lie, each with a "/" behind it.
+
+    The system names a mapped file by that, and in caches of models, Hugging Face's and our own, the names in a model's
+    folder are links to files elsewhere.
+    """
+    ahead = [os.path.realpath(os.fsencode(path)) for path in files]
+    found: dict[bytes, None] = {}
+    while ahead:
+        path = ahead.pop()
+        if path in found:
+            continue
+        found[path] = None
+        for at, folders, names in os.walk(path):
+            links = filter(os.path.islink, (os.path.join(at, name) for name in (*folders, *names)))
+            # One that leads to a folder around it would take in what is not this model's.
+            ahead += [real for real in map(os.path.realpath, links) if not _is_below(at, (_ended(real),))]
+    return tuple(map(_ended, found))
+
+
+def _ended(path: bytes) -> bytes:
+    return path.rstrip(b"/") + b"/"
+
+
 def _kib(rest: bytes) -> int:
     return int(rest.split()[0]) * 1024
 
 
 def _is_below(name: bytes, paths: tuple[bytes, ...]) -> bool:
-    return any(name == path or name.startswith(path + b"/") for path in paths)
+    """Whether it is one of these or lies below one; `paths` as `_real_paths` gives them."""
+    return (name + b"/").startswith(paths)
 
 
 def _metal() -> int | None:

@@ -35,7 +35,8 @@ class Applied:
 def want_huge_pages(buffer: mmap.mmap) -> Applied:
     """Have the kernel back `buffer` by huge pages where it can: fewer misses of the TLB when weights are gone through.
 
-    madvise(2), MADV_HUGEPAGE: advice, for what is touched from now on.
+    madvise(2), MADV_HUGEPAGE: advice, for what is touched from now on. `buffer` is private, anonymous memory; what is
+    shared goes by another switch (shmem_enabled).
     """
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         return Applied(False, "this system has no huge pages that a program could ask for")

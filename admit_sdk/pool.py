@@ -31,6 +31,7 @@ from admit_sdk.rounds import Rounds
 from admit_sdk.told import tell_fault, warn
 from admit_sdk.worker import Worker, why_failed
 from admitd.core.governing import Pressure
+from admitd.core.units import to_mb
 
 Answer = TypeVar("Answer")
 CLOSE_S: Final = 5.0
@@ -101,11 +102,17 @@ class ModelPool:
     def with_profile(cls, profile: Profile, models: Iterable[Model], *, name: str = "app", **options: Any) -> ModelPool:
         """A pool with a governor of its own, `name`. What the app's heap takes now is kept for it, out of the budget.
 
-        Raises ValueError where the heap leaves nothing, OSError where it can't be measured.
+        Unless `overrun` says something else, None for nothing, the app stops by itself beyond the hard limit. Raises
+        ValueError where the heap leaves nothing, OSError where it can't be measured.
         """
         heap = measure().counted
+        if heap >= profile.hard_bytes:
+            raise ValueError(
+                f"this app holds {to_mb(heap)} MB before any model is loaded, and its hard limit is "
+                f"{to_mb(profile.hard_bytes)} MB: give it more"
+            )
         governor = MemoryGovernor(profile.hard_bytes, heap, soft=max(1, profile.soft_bytes - heap), name=name)
-        pool = cls(governor, models, **options)
+        pool = cls(governor, models, **{"overrun": SaveAndStop(), **options})
         pool._owns_governor = True
         return pool
 
@@ -237,6 +244,13 @@ class ModelPool:
 
     def close(self, wait_s: float = CLOSE_S) -> bool:
         """Call off all requests and unload everything, for good; whether that is done within `wait_s`."""
+        gone = self._unload_all(wait_s)
+        self._tending.stop(wait_s)
+        if self._owns_governor:
+            self.governor.close(wait_s)
+        return gone
+
+    def _unload_all(self, wait_s: float) -> bool:
         with self.lock:
             self._closed = True
             given_up = [job for slot in self._slots.values() for job in slot.waiting.take_all()]
@@ -248,9 +262,6 @@ class ModelPool:
             each.finish()
         deadline_s = time.monotonic() + wait_s
         gone = [each.join(max(0.0, deadline_s - time.monotonic())) for each in workers]
-        self._tending.stop(wait_s)
-        if self._owns_governor:
-            self.governor.close(wait_s)
         return all(gone)
 
     def __enter__(self) -> ModelPool:
@@ -345,7 +356,7 @@ class ModelPool:
         if over > 0 and evictions.put(evictions.plan_what_there_is(over), "the app is over its soft budget"):
             evictions.work_off()
         if self._overrun is not None and self._overrun.look(self._held().counted, self.hard_bytes):
-            self.close()
+            self._unload_all(CLOSE_S)  # and it is looked on: whoever asked may not have stopped
 
 
 def _tend(pool: ModelPool) -> float:

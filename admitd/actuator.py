@@ -236,10 +236,18 @@ def send(process: Process, service: str, sig: signal.Signals, table: ProcessTabl
 
 
 def interrupt_own_main_thread() -> None:
-    """As Ctrl-C does, to this process alone: its main thread is woken from whatever it waits for, and unwinds."""
+    """As Ctrl-C does, to this process alone: its main thread is woken from whatever it waits for, and unwinds. Where
+    that is ignored, as shells have it for what they start in the background, SIGTERM."""
     main = threading.main_thread().ident
-    if main is not None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        terminate_this_process()
+    elif main is not None:
         signal.pthread_kill(main, signal.SIGINT)
+
+
+def terminate_this_process() -> None:
+    """SIGTERM, as `kill` sends it: at once the end, unless the app has a handler of its own."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _pidfd(pid: int) -> int | None:

@@ -220,7 +220,8 @@ class Download:
             ) from problem
 
     def _wanted(self) -> Wanted:
-        return Wanted(self._source.sha256, self._name, self._source.origin, self._total or 0, self._done)
+        beside = self._manner.beside_bytes
+        return Wanted(self._source.sha256, self._name, self._source.origin, self._total or 0, self._done, beside)
 
     def _wait_for_room(self, why: str | None) -> None:
         """Pause until there is room; `why` there is none. Raises NoRoom after `wait_s` without a byte; Stopped."""

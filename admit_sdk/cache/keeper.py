@@ -18,13 +18,15 @@ _BUSIEST: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a download needs room for: `total_bytes`, of which `done_bytes` are written already."""
+    """What a download needs room for: `total_bytes`, of which `done_bytes` are written already, and `beside_bytes` of
+    other files without which it is of no use."""
 
     sha256: str
     name: str
     origin: str
     total_bytes: int
     done_bytes: int
+    beside_bytes: int = 0
 
 
 class Keeper:
@@ -74,15 +76,17 @@ class Keeper:
     def _answer(self, wanted: Wanted) -> tuple[tuple[Victim, ...], str | None]:
         """Under the lock: who would have to go for a download, or why that would not do."""
         contents = self._without(wanted.sha256, self._look())
-        answer = room.make_room(contents, wanted.total_bytes, wanted.total_bytes - wanted.done_bytes)
+        unwritten = wanted.total_bytes - wanted.done_bytes
+        answer = room.make_room(contents, wanted.total_bytes, unwritten, wanted.beside_bytes)
         if isinstance(answer, Fits):
             return answer.victims, None
         if isinstance(answer, Never):
+            beside = f" and the other files of its model {show_amount(wanted.beside_bytes)}"
             raise TooLarge(
-                f"{wanted.name} has {show_amount(wanted.total_bytes)}, and the cache may hold "
-                f"{show_amount(contents.max_bytes)} in all. Give it more, if the disk has it: "
+                f"{wanted.name} has {show_amount(wanted.total_bytes)}{beside if wanted.beside_bytes else ''}, and the "
+                f"cache may hold {show_amount(contents.max_bytes)} in all. Give it more, if the disk has it: "
                 "ADMIT_MODEL_CACHE_MAX=50GiB",
-                wanted.total_bytes,
+                wanted.total_bytes + wanted.beside_bytes,
                 contents.max_bytes,
             )
         of = "on the disk" if answer.disk else f"within the cache's {show_amount(contents.max_bytes)}"

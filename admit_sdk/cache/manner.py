@@ -18,7 +18,8 @@ STALL_S: Final = 30.0
 @dataclass(frozen=True, slots=True)
 class Manner:
     """How to download. `wait_s`: how long to pause where there is no room, None for as long as it takes; `stall_s`:
-    how long a server may say nothing; `tries`: how often in a row it may fail without a further byte."""
+    how long a server may say nothing; `tries`: how often in a row it may fail without a further byte; `beside_bytes`:
+    how large the other files of the same model are, as far as that is known, which are held at the same time."""
 
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     on_progress: OnProgress | None = None
@@ -26,6 +27,7 @@ class Manner:
     wait_s: float | None = None
     stall_s: float = STALL_S
     tries: int = TRIES
+    beside_bytes: int = 0
 
     def check(self) -> None:
         """Raises Stopped once the caller has asked to stop."""

@@ -10,7 +10,8 @@ import secrets
 import sys
 import threading
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Final
 
@@ -102,14 +103,22 @@ class ModelCache:
     ) -> HeldFolder:
         """A model of several files: each fetched and held, and linked to under its own name in the folder `into`.
 
-        All names are looked at before anything is downloaded. Raises what errors.py lists, and OSError.
+        All names are looked at before anything is downloaded, and all sizes that the sources tell. Raises what
+        errors.py lists, TooLarge also where only all of them together are, and OSError.
         """
         paths = {inner_path(name): source for name, source in files.items()}
         manner = Manner(headers or {}, on_progress, stop, wait_s)
         with contextlib.ExitStack() as stack:
-            held = {path: stack.enter_context(self._fetched(each, path.name, manner)) for path, each in paths.items()}
-            for path, each in held.items():
-                _link(Path(into) / path, each.path)
+            held: dict[PurePosixPath, Held] = {}
+            sizes = {each.sha256: each.size_bytes or 0 for each in paths.values()}  # of one content, under any names
+            for path, each in paths.items():
+                # What is held here would be waited for in vain: it goes only after this has ended.
+                beside = sum(sizes.values()) - sizes[each.sha256]
+                held[path] = self._fetched(each, path.name, replace(manner, beside_bytes=beside))
+                stack.enter_context(held[path])
+                sizes[each.sha256] = held[path].size_bytes
+            for path, file in held.items():
+                _link(Path(into) / path, file.path)
             stack.pop_all()
         return HeldFolder(Path(into), tuple(held.values()))
 

@@ -40,7 +40,7 @@ class NotNow:
 
 @dataclass(frozen=True, slots=True)
 class Never:
-    """It is larger than the cache may ever be."""
+    """It is larger than the cache may ever be, with what has to be there beside it."""
 
 
 def max_by_default(free_bytes: int, held_bytes: int) -> int:
@@ -56,12 +56,13 @@ def may_go(contents: Contents) -> list[Victim]:
     return sorted(idle, key=lambda each: (each.used_at, each.sha256))
 
 
-def make_room(contents: Contents, total_bytes: int, write_bytes: int) -> Fits | NotNow | Never:
+def make_room(contents: Contents, total_bytes: int, write_bytes: int, beside_bytes: int = 0) -> Fits | NotNow | Never:
     """What has to go for one more file of `total_bytes`, of which `write_bytes` are still to be written.
 
-    `contents` does not count that file itself. With 0 and 0: what has to go for the cache to keep within its bounds.
+    `contents` does not count that file itself. `beside_bytes`: other files without which it is of no use, a model's,
+    there already or not. With 0 and 0: what has to go for the cache to keep within its bounds.
     """
-    if total_bytes > contents.max_bytes:
+    if total_bytes + beside_bytes > contents.max_bytes:
         return Never()
     over = contents.held_bytes + total_bytes - contents.max_bytes
     short = contents.unwritten_bytes + write_bytes - (contents.free_bytes - contents.spare_bytes)

@@ -109,7 +109,7 @@ class DarwinMemory:
         belongs to the process that was seen.
         """
         try:
-            found = {each: rusage for each in processes if (rusage := self._rusage(each.pid)) is not None}
+            found = {each: rusage for each in processes if (rusage := self.rusage(each.pid)) is not None}
         except OSError:
             return None
         if _together(found.values()) > enough:
@@ -119,7 +119,7 @@ class DarwinMemory:
     def peak(self, process: ProcessId) -> int | None:
         """The most that one process ever held, by its footprint ledger; None where it is gone or can't be read."""
         try:
-            found = self._rusage(process.pid)
+            found = self.rusage(process.pid)
         except OSError:
             return None
         return found.peak if found is not None and self._is_still(process) else None
@@ -127,10 +127,7 @@ class DarwinMemory:
     def group_peak(self, processes: Sequence[ProcessId]) -> int | None:
         return None
 
-    def _is_still(self, process: ProcessId) -> bool:
-        return start_token(process.pid, self._libc) == process.started
-
-    def _rusage(self, pid: int) -> Rusage | None:
+    def rusage(self, pid: int) -> Rusage | None:
         """None for a process that is gone; OSError for one that may not be asked about."""
         buffer = ctypes.create_string_buffer(_RUSAGE_SIZE)
         ctypes.set_errno(0)
@@ -140,6 +137,9 @@ class DarwinMemory:
         if reason == errno.ESRCH:
             return None
         raise OSError(reason, os.strerror(reason), f"proc_pid_rusage of {pid}")
+
+    def _is_still(self, process: ProcessId) -> bool:
+        return start_token(process.pid, self._libc) == process.started
 
     def _pages(self) -> _Pages:
         buffer = ctypes.create_string_buffer(_HOST_INFO_MAX * 4)

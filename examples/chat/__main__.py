@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import threading
 from pathlib import Path
@@ -42,6 +43,7 @@ class Chat:
         self._told: list[str] = []
         self._pressure = Pressure.LOW
         self._lock = threading.Lock()
+        self._has_to_stop = False
 
     def hear_pressure(self, now: Pressure, why: str) -> None:
         with self._lock:
@@ -73,6 +75,8 @@ class Chat:
                 text = stream.answer.text
         except KeyboardInterrupt:
             print("\n(stopped)")
+            if self._has_to_stop:
+                raise
             return
         except ResourceNotAvailableError as why:
             print(words.refusal(why))
@@ -84,9 +88,11 @@ class Chat:
         self.turns += [Message("user", said), Message("assistant", text)]
 
     def save(self, why: object = "") -> None:
-        """Also called when the app has to stop because it holds too much."""
+        """Also called when the app has to stop because it holds too much, by another thread: then the interrupt that
+        follows is not the user's. Raises OSError."""
         if why:
-            print(f"*** {why} ***")
+            self._has_to_stop = True
+            print(f"*** {why} ***", flush=True)
         if self._save is not None:
             turns = [{"role": each.role, "content": each.content} for each in self.turns]
             self._save.write_text(json.dumps(turns, indent=1), encoding="utf-8")
@@ -118,22 +124,24 @@ def main() -> int:
     parser.add_argument("--hard", default="", help="its hard limit")
     parser.add_argument("--save", type=Path, help="where to keep the conversation when the app ends")
     given = parser.parse_args()
+    if given.save and (given.save.is_dir() or not os.access(given.save.parent, os.W_OK)):
+        parser.error(f"--save {given.save}: no file can be written there")
     models = [Model("chat", given.model, Capability.TEXT_TO_TEXT, smaller="small" if given.smaller else None)]
     if given.smaller:
         models.append(Model("small", given.smaller, Capability.TEXT_TO_TEXT))
+    chat = Chat(given.save)
     try:
         profile = Profile.of(given.soft, given.hard or given.soft) if given.soft else profile_for_this_system()
-    except ValueError as why:
+        pool = ModelPool.with_profile(
+            profile,
+            models,
+            name="chat",
+            prefers_smaller=on_battery,
+            overrun=SaveAndStop(save=chat.save),
+            told=chat.hear_state,
+        )
+    except (OSError, ValueError) as why:
         parser.error(str(why))
-    chat = Chat(given.save)
-    pool = ModelPool.with_profile(
-        profile,
-        models,
-        name="chat",
-        prefers_smaller=on_battery,
-        overrun=SaveAndStop(save=chat.save),
-        told=chat.hear_state,
-    )
     with pool, Citizen(pool.governor) as citizen:
         pool.governor.on_pressure(chat.hear_pressure)
         if citizen.warning:
@@ -142,7 +150,11 @@ def main() -> int:
             chat.run(pool)
         except KeyboardInterrupt:
             print()
-        chat.save()
+        try:
+            chat.save()
+        except OSError as why:
+            print(f"The conversation is not saved: {why}", file=sys.stderr)
+            return 1
     return 0
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from admit_sdk import BufferPool, Exhausted, MemoryGovernor, hostpages
+from admit_sdk import BufferPool, Exhausted, MemoryGovernor, holdings, hostpages
 from admit_sdk.hostpages import Applied
 
 PAGE = mmap.PAGESIZE
@@ -117,24 +117,38 @@ def test_huge_pages_are_asked_for_or_it_is_said_why_not(governor: MemoryGovernor
     with pool.get(8 << 20) as large, pool.get(PAGE) as small:
         assert small.huge_pages.why.startswith(("the buffer is smaller than one huge page", "they are switched off"))
         if large.huge_pages.done:
-            start = hostpages.address_of(large._memory)
-            assert "hg" in flags_of(start)  # proc_pid_smaps(5), VmFlags: huge page advise flag
+            large.view[:: 1 << 20] = bytes(8)
+            told = mapping_of(hostpages.address_of(large._memory))
+            assert "hg" in told["VmFlags"].split()  # proc_pid_smaps(5), VmFlags: huge page advise flag
+            # Whether the kernel would do it; where it has a free one, it has done it.
+            assert told.get("THPeligible", "1") == "1" or int(told["AnonHugePages"].split()[0]) > 0, told
         else:
             assert large.huge_pages.why
     pool.close()
 
 
-def flags_of(address: int) -> list[str]:
-    """What the kernel notes of the mapping at `address`."""
+def mapping_of(address: int) -> dict[str, str]:
+    """What the kernel tells of the mapping at `address`."""
+    told: dict[str, str] = {}
     found = False
     for line in Path(f"/proc/{os.getpid()}/smaps").read_text().splitlines():
         first, _, rest = line.partition(" ")
         if "-" in first and not first.endswith(":"):
             low, _, high = first.partition("-")
             found = int(low, 16) <= address < int(high, 16)
-        elif found and first == "VmFlags:":
-            return rest.split()
-    return []
+        elif found:
+            told[first.rstrip(":")] = rest.strip()
+    return told
+
+
+@linux
+def test_a_buffer_that_is_used_is_seen_as_the_apps_own(governor: MemoryGovernor) -> None:
+    pool = BufferPool(governor, 0)
+    with pool.get(48 << 20) as buffer:
+        before = holdings.measure()
+        buffer.view[:: mmap.PAGESIZE] = bytes(len(buffer) // mmap.PAGESIZE)
+        assert holdings.measure().counted - before.counted > 40 << 20
+    pool.close()
 
 
 @linux

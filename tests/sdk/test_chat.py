@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn, cast
 
 import pytest
 
@@ -17,7 +19,7 @@ from admit_sdk import MemoryExhausted, MemoryGovernor, Message, ModelPool, Press
 from admit_sdk.lifecycle import State
 from admitd.core.units import MIB
 from examples.chat import words
-from examples.chat.__main__ import Chat
+from examples.chat.__main__ import Chat, main
 from tests.sdk.counting import Counting, Make, model
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +67,36 @@ def test_wrong_use_of_the_chat_says_what_is_wrong(tmp_path: Path) -> None:
     done = chat(tmp_path, tmp_path, "--soft", "much", said="")
     assert done.returncode == 2
     assert "'much' is not an amount of memory" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--soft", "10MiB"), r"this app holds \d+ MB before any model is loaded, and its hard limit is 10 MB"),
+        (("--save", "/nowhere/at/all.json"), r"--save /nowhere/at/all\.json: no file can be written there"),
+        (("--save", "/"), r"--save /: no file can be written there"),
+    ],
+)
+def test_what_cannot_go_well_is_said_at_the_start(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
+    done = chat(tmp_path, tmp_path, *options, said="")
+    assert done.returncode == 2
+    assert re.search(said, done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_conversation_that_cannot_be_saved_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The disk is full by then, say: here a folder has come to be where the file was to be."""
+    saved = tmp_path / "turns.json"
+    monkeypatch.setattr(sys, "argv", ["chat", str(tmp_path), "--save", str(saved)])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("/quit\n"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("ADMIT_PORT", "1")
+    monkeypatch.setattr(Chat, "run", lambda *_: saved.mkdir())
+    assert main() == 1
+    assert "The conversation is not saved: " in capsys.readouterr().err
 
 
 def test_pressure_is_a_badge_and_a_banner(capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,6 +151,22 @@ def test_ctrl_c_stops_an_answer_and_not_the_chat(
     assert not talk.turns
     backend.at_token = lambda _: None
     assert pool.ask("chat", TextToText((Message("user", "x"),), max_tokens=1)).tokens == 1
+
+
+def test_an_interrupt_because_the_app_has_to_stop_ends_the_chat(capsys: pytest.CaptureFixture[str]) -> None:
+    """It comes in the middle of an answer, where the user's own ends the answer alone."""
+
+    class Overrun:
+        def stream(self, *_: object, **__: object) -> NoReturn:
+            raise KeyboardInterrupt
+
+    talk = Chat(None)
+    pool = cast("ModelPool", Overrun())
+    talk.answer(pool, "hello")
+    talk.save("this app holds too much")
+    with pytest.raises(KeyboardInterrupt):
+        talk.answer(pool, "hello")
+    assert capsys.readouterr().out.splitlines() == ["", "(stopped)", "*** this app holds too much ***", "", "(stopped)"]
 
 
 def test_what_was_said_is_saved_when_the_app_has_to_stop(tmp_path: Path) -> None:

@@ -223,18 +223,19 @@ def of(daemon: Daemon, name: str) -> list[tuple[int, int]]:
 
 
 def test_the_daemon_keeps_the_soft_budget_and_gives_it_back(daemon: Daemon) -> None:
-    governor = MemoryGovernor("4GiB", soft="1GiB", name="chat", watch=False)
+    """And with it what the app keeps for itself."""
+    governor = MemoryGovernor("4GiB", "512MiB", soft="1GiB", name="chat", watch=False)
     free = daemon.capacity()["free_mb"]
     with governor.try_allocate(100 * MIB), joined(daemon, governor) as citizen:
-        assert citizen.daemon == door.Granted(1 << 30)
-        assert of(daemon, "chat") == [(1024, 100)]
+        assert citizen.daemon == door.Granted(1536 * MIB)
+        assert of(daemon, "chat") == [(1536, 612)]
         capacity = daemon.capacity()
-        assert capacity["free_mb"] == free - 1024
+        assert capacity["free_mb"] == free - 1536
         assert [each["label"] for each in capacity["undeclared"]] == ["chat"]
         assert governor.free_bytes == 924 * MIB
     assert of(daemon, "chat") == []
     assert daemon.capacity()["free_mb"] == free
-    assert governor.free_bytes == 4 << 30
+    assert governor.free_bytes == 3584 * MIB
 
 
 def test_an_app_asks_before_it_grows_and_gives_back_what_it_needs_no_more(daemon: Daemon) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -20,7 +18,6 @@ from admit_sdk import (
 )
 from admitd.core.units import MIB
 from admitd.core.verdict import Reason
-from tests.daemons import ROOT
 from tests.gates import until
 from tests.sdk.candidates import Model, unload_all
 
@@ -376,30 +373,3 @@ def test_a_governor_that_nobody_holds_is_collected_with_its_threads() -> None:
     gc.collect()
 
     until(lambda: not any(each.name == "admit-pressure-short-lived" for each in threading.enumerate()))
-
-
-def test_a_forked_child_goes_on_though_another_thread_held_the_lock() -> None:
-    """In a process of its own: a fork of this one would copy all of pytest's threads' locks."""
-    code = """
-import os, threading
-from admit_sdk import MemoryGovernor
-governor = MemoryGovernor(1_000)
-held, go = threading.Event(), threading.Event()
-def hold():
-    with governor._lock:
-        held.set()
-        go.wait()
-thread = threading.Thread(target=hold)
-thread.start()
-held.wait()
-child = os.fork()
-if child == 0:
-    governor.try_allocate(10).release()
-    os._exit(7)
-assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-go.set()
-thread.join()
-"""
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr

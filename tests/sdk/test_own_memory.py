@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -15,9 +18,12 @@ import pytest
 
 from admit_sdk import holdings, profiles
 from admit_sdk.overrun import Overrun, SaveAndStop
+from admit_sdk.pool import ModelPool
 from admit_sdk.power import on_battery
 from admit_sdk.profiles import GIB, HIGH, LOW, MID, Profile, profile_for
 from admitd.core.units import MIB
+from admitd.memory.darwin import DarwinMemory
+from tests.test_memory_darwin import Libc, process
 
 ROOT = Path(__file__).parents[2]
 linux = pytest.mark.skipif(sys.platform == "darwin", reason="reads /proc")
@@ -80,6 +86,60 @@ def test_the_heap_counts_and_the_pages_of_other_files_do_not(tmp_path: Path) -> 
     assert as_model.mapped is not None and as_model.mapped >= 64 * MIB
     assert 109 * MIB < as_model.counted - before.counted < 169 * MIB
     assert len(heap) > 0
+
+
+@linux
+@pytest.mark.parametrize("layout", ["each file", "the folder", "a folder in it", "a link to a link", "the file"])
+def test_weights_behind_links_count_as_the_models(tmp_path: Path, layout: str) -> None:
+    """In caches of models the names in a model's folder are links; the system tells where the file really lies."""
+    import mmap
+
+    model, blobs = tmp_path / "snapshot", tmp_path / "blobs"
+    blobs.mkdir()
+    real = blobs / "c0ffee"
+    real.write_bytes(b"x" * (8 * MIB))
+    name = model / "weights"
+    if layout == "the folder":
+        model.symlink_to(blobs)
+        name = model / "c0ffee"
+    else:
+        model.mkdir()
+        (model / "around").symlink_to(tmp_path)  # what lies there is not the model's
+    if layout == "a folder in it":
+        (model / "onnx").symlink_to(blobs)
+        name = model / "onnx" / "c0ffee"
+    elif layout == "a link to a link":
+        (tmp_path / "between").symlink_to(real)
+        name.symlink_to(tmp_path / "between")
+    elif layout in ("each file", "the file"):
+        name.symlink_to(real)
+    other = tmp_path / "database"
+    other.write_bytes(b"x" * (8 * MIB))
+    with (
+        name.open("rb") as file,
+        other.open("rb") as data,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+        mmap.mmap(data.fileno(), 0, access=mmap.ACCESS_READ) as aside,
+    ):
+        assert sum(mapped[:: mmap.PAGESIZE]) == sum(aside[:: mmap.PAGESIZE])
+        assert holdings.measure([name if layout == "the file" else model]).mapped == 8 * MIB
+
+
+@pytest.mark.parametrize(("footprint", "resident"), [(2 * GIB, 30 * GIB), (10 * GIB, 3 * GIB)])
+def test_on_macos_the_footprint_counts_and_mapped_files_do_not(footprint: int, resident: int) -> None:
+    """A database of 28 GiB that is mapped is in residence alone."""
+    libc = Libc()
+    process(libc, os.getpid(), footprint / GIB, resident / GIB)
+    held = holdings._from_rusage(DarwinMemory(libc), None)
+    assert (held.counted, held.heap, held.resident, held.mapped) == (footprint, footprint, resident, None)
+
+
+@pytest.mark.parametrize("reason", [errno.ESRCH, errno.EPERM])
+def test_a_mac_that_does_not_tell_is_an_error(reason: int) -> None:
+    libc = Libc()
+    libc.rusages[os.getpid()] = reason
+    with pytest.raises(OSError, match=r"the system does not tell|proc_pid_rusage"):
+        holdings._from_rusage(DarwinMemory(libc), None)
 
 
 @linux
@@ -168,6 +228,27 @@ def test_one_beyond_its_hard_limit_saves_and_stops_once(caplog: pytest.LogCaptur
     assert "has to save and stop" in caplog.text
 
 
+def test_one_that_does_not_stop_is_asked_again_while_it_is_beyond() -> None:
+    done: list[str] = []
+    asked = SaveAndStop(save=lambda _: done.append("save"), stop=lambda: done.append("stop"), again_s=0)
+    looks = [asked.look(held * MIB, 100 * MIB) for held in (101, 101, 101, 101, 50, 50, 101, 101)]
+    assert looks == [False, True, False, False, False, False, False, True]
+    assert done == ["save", "stop", "stop", "stop", "save", "stop"]
+
+
+def test_one_that_cannot_be_stopped_is_told_and_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+    done: list[str] = []
+
+    def stop() -> None:
+        done.append("stop")
+        raise RuntimeError("no window is open")
+
+    asked = SaveAndStop(stop=stop, again_s=0)
+    assert [asked.look(200, 100) for _ in range(3)] == [False, True, False]
+    assert done == ["stop", "stop"]
+    assert "no window is open" in caplog.text
+
+
 def test_where_a_daemon_watches_it_is_left_to_that() -> None:
     done: list[str] = []
     asked = SaveAndStop(stop=lambda: done.append("stop"), watched=lambda: True)
@@ -213,6 +294,56 @@ def test_an_app_beyond_its_hard_limit_ends_by_itself() -> None:
     )
     assert done.stdout.split() == ["runs", "saved", "stopped"], done.stderr
     assert done.returncode == 0
+
+
+SWALLOWS = """
+import sys, time
+from admit_sdk.governor import MemoryGovernor
+from admit_sdk.overrun import SaveAndStop
+from admit_sdk.pool import ModelPool
+
+hoard = bytearray(120 << 20)
+governor = MemoryGovernor("100MiB", watch=False)
+with ModelPool(governor, [], overrun=SaveAndStop(save=lambda _: print("saved", flush=True), again_s=0)):
+    print("runs", flush=True)
+    while True:
+        try:
+            time.sleep(60)
+        except KeyboardInterrupt:
+            print("swallowed", flush=True)
+"""
+
+
+def test_an_app_that_takes_ctrl_c_for_something_else_ends_all_the_same() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SWALLOWS], capture_output=True, text=True, check=False, timeout=100, cwd=ROOT
+    )
+    assert done.stdout.split() == ["runs", "saved", "swallowed", "swallowed"], done.stderr
+    assert done.returncode == -signal.SIGTERM
+
+
+def test_an_app_in_the_background_of_a_script_ends_though_it_hears_no_ctrl_c() -> None:
+    """A shell without job control has what it starts with & ignore SIGINT."""
+    line = '"$0" -c "$1" & wait $!; echo "ended with $?"'
+    done = subprocess.run(
+        ["sh", "-c", line, sys.executable, STOPS], capture_output=True, text=True, check=False, timeout=100, cwd=ROOT
+    )
+    assert done.stdout.splitlines() == ["runs", "saved", f"ended with {128 + signal.SIGTERM}"], done.stderr
+
+
+def test_a_pool_of_a_profile_stops_its_app_unless_that_says_otherwise() -> None:
+    profile = Profile.of("60GiB", "64GiB")
+    with ModelPool.with_profile(profile, []) as pool:
+        assert pool._overrun == SaveAndStop()
+    mine = SaveAndStop(save=lambda _: None)
+    for overrun in (mine, None):
+        with ModelPool.with_profile(profile, [], overrun=overrun) as pool:
+            assert pool._overrun is overrun
+
+
+def test_a_profile_that_the_apps_own_heap_exceeds_is_refused_with_numbers() -> None:
+    with pytest.raises(ValueError, match=r"holds \d+ MB before any model is loaded, and its hard limit is 5 MB"):
+        ModelPool.with_profile(Profile.of("5MiB", "5MiB"), [])
 
 
 # Power.

@@ -20,6 +20,7 @@ from admit_sdk.cache import (
     ModelCache,
     NoRoom,
     Progress,
+    Source,
     State,
     TooLarge,
     download,
@@ -97,6 +98,43 @@ def test_what_can_never_fit_is_refused_at_once_and_costs_nobody_anything(where: 
     contents = cache.contents()
     assert [each.name for each in contents.files] == ["small"]
     assert not contents.downloads
+
+
+def shards(server: Server, *, declared: bool) -> dict[str, Source]:
+    """A model of three files, 2 MB each."""
+    made = {f"shard{number}": some_bytes(2 * MB, number) for number in range(3)}
+    return {
+        name: Source(server.put(f"/{name}", data), sha256(data), len(data) if declared else None)
+        for name, data in made.items()
+    }
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_model_that_only_fits_file_by_file_is_refused_and_not_waited_for(
+    where: Path, server: Server, tmp_path: Path, declared: bool
+) -> None:
+    """The files that are there already are held by this very call: no waiting would make room."""
+    cache = ModelCache(where, app="tests", max_bytes=5 * MB, spare_bytes=0)
+    files = shards(server, declared=declared)
+    said = r"has 2.0 MiB and the other files of its model 4.0 MiB, and the cache may hold 5.0 MiB in all"
+    with pytest.raises(TooLarge, match=said) as told:
+        cache.fetch_folder(files, tmp_path / "model")
+    assert (told.value.needed_bytes, told.value.max_bytes) == (6 * MB, 5 * MB)
+    assert len(server.asked) == (0 if declared else 3), "what is known beforehand costs no download"
+    assert not any(each.in_use for each in cache.contents().files)
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_model_that_just_fits_comes_and_one_that_is_there_is_not_refused(
+    where: Path, server: Server, tmp_path: Path, declared: bool
+) -> None:
+    files = shards(server, declared=declared)
+    files["shard0 again"] = files["shard0"]  # there once
+    for max_mb in (6, 1):
+        cache = ModelCache(where, app="tests", max_bytes=max_mb * MB, spare_bytes=0)
+        with cache.fetch_folder(files, tmp_path / "model", wait_s=0) as model:
+            assert len({each.sha256 for each in model.files}) == 3
+    assert len(server.asked) == 3
 
 
 def test_two_downloads_are_not_promised_the_same_room(where: Path, server: Server, start: Callable[..., App]) -> None:

@@ -108,6 +108,8 @@ def test_a_table_of_who_goes() -> None:
     assert room.make_room(contents, 60, 60) == Fits((old, new))
     assert room.make_room(contents, 81, 81) == NotNow(1, disk=False)
     assert room.make_room(contents, 101, 101) == Never()
+    assert room.make_room(contents, 10, 10, 90) == Fits(())
+    assert room.make_room(contents, 10, 10, 91) == Never()
     tight = replace(contents, free_bytes=50, spare_bytes=10, max_bytes=1_000)
     assert room.make_room(tight, 500, 40) == Fits(())
     assert room.make_room(tight, 500, 41) == Fits((old,))
