@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from admit_sdk import machine
-from admit_sdk.errors import MemoryExhausted, ResourceNotAvailableError
+from admit_sdk.errors import MemoryExhausted, ModelFailed, ResourceNotAvailableError
 from admit_sdk.governor import MemoryGovernor
 from admit_sdk.guard import AllocationGuard
 from admit_sdk.holdings import Holdings
@@ -47,9 +47,10 @@ class Room:
         self._unload = unload
 
     def acquire(
-        self, model: Model, need: Need, smaller: Sequence[tuple[Model, int]], wait_s: float, *, evict: bool
+        self, model: Model, need: Need, smaller: Iterable[tuple[Model, int]], wait_s: float, *, evict: bool
     ) -> AllocationGuard:
-        """Keep memory for one worker. `smaller`: the variants that could stand in, and what each needs.
+        """Keep memory for one worker. `smaller`: the variants that could stand in, and what each needs; looked at for
+        a refusal only.
 
         `evict`: idle models may go for it. Raises MemoryExhausted, and ResourceNotAvailableError beyond the hard limit.
         """
@@ -101,7 +102,7 @@ class Room:
         return available - promised
 
     def _refused_by_machine(
-        self, model: Model, need: Need, smaller: Sequence[tuple[Model, int]], left: int
+        self, model: Model, need: Need, smaller: Iterable[tuple[Model, int]], left: int
     ) -> MemoryExhausted:
         """The budget has room, and the machine does not."""
         fitting = _fitting(smaller, left)
@@ -117,7 +118,7 @@ class Room:
         )
 
     def _refused(
-        self, model: Model, need: Need, smaller: Sequence[tuple[Model, int]], left: int, reason: Reason
+        self, model: Model, need: Need, smaller: Iterable[tuple[Model, int]], left: int, reason: Reason
     ) -> MemoryExhausted:
         # What could go is free as good as: a refusal that counted it as taken would suggest nothing that helps.
         workers = self._workers()
@@ -140,7 +141,7 @@ class Room:
 def _suggestion(
     model: Model,
     need: Need,
-    smaller: Sequence[tuple[Model, int]],
+    smaller: Iterable[tuple[Model, int]],
     available: int,
     soft_bytes: int,
     workers: Iterable[Worker],
@@ -157,7 +158,7 @@ def _suggestion(
     return None
 
 
-def _fitting(smaller: Sequence[tuple[Model, int]], available: int) -> str | None:
+def _fitting(smaller: Iterable[tuple[Model, int]], available: int) -> str | None:
     """The largest declared variant that fits."""
     found = next(((other, size) for other, size in smaller if size <= available), None)
     if found is None:
@@ -178,13 +179,18 @@ def over_hard(model: Model, size: int, held: int, hard_bytes: int) -> ResourceNo
     )
 
 
-def variants(model: Model, models: Mapping[str, Model], size_of: Callable[[Model], int]) -> list[tuple[Model, int]]:
-    """The smaller variants of a model, the largest first as they are declared, with what each needs."""
-    found = []
+def variants(model: Model, models: Mapping[str, Model], size_of: Callable[[Model], int]) -> Iterator[tuple[Model, int]]:
+    """The smaller variants of a model, the largest first as they are declared, with what each needs.
+
+    Each is looked at when its turn comes; one whose files can't be read can't stand in.
+    """
     while model.smaller is not None:
         model = models[model.smaller]
-        found.append((model, size_of(model)))
-    return found
+        try:
+            size = size_of(model)
+        except (ModelFailed, OSError):
+            continue
+        yield model, size
 
 
 def counts(worker: Worker) -> bool:

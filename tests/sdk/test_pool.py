@@ -17,7 +17,7 @@ from admit_sdk.errors import (
 )
 from admit_sdk.holdings import Holdings
 from admit_sdk.lifecycle import State
-from admit_sdk.models import Model
+from admit_sdk.models import Model, Need
 from admitd.core.governing import App
 from admitd.core.terms import RAM
 from admitd.core.units import MIB
@@ -241,6 +241,31 @@ def test_the_suggestion_is_a_declared_variant_that_fits(make: Make, backend: Cou
         pool.submit("large", ask())
     assert told.value.suggestion == "ask small instead, its smaller variant, which needs 200 MB"
     assert pool.ask("small", ask()).tokens == 2
+
+
+def test_a_variant_that_is_missing_keeps_nothing_from_loading_and_is_not_suggested(
+    make: Make, backend: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[str] = []
+
+    def need(each: Model) -> Need:
+        looked_at.append(each.name)
+        if each.name == "gone":
+            raise ModelFailed("gone: there is no such folder")
+        if each.name == "torn":
+            raise OSError("the disk is gone")
+        return Need(each.size_bytes or MIB, 0)
+
+    monkeypatch.setattr(backend, "need", need)
+    chain = (model("gone", smaller="torn"), model("torn", smaller="small"), model("small", 60))
+    pool = make(model("large", 200, smaller="gone"), *chain)
+    told = pytest.raises(MemoryExhausted, match="ask small instead, its smaller variant, which needs 60 MB")
+    with pool.governor.try_allocate(150 * MIB), told:
+        pool.submit("large", ask())
+    assert looked_at == ["large", "gone", "torn", "small"]
+    looked_at.clear()
+    assert pool.ask("large", ask()).tokens == 2
+    assert not looked_at
 
 
 def test_on_a_battery_the_smaller_variant_answers(make: Make, backend: Counting) -> None:
