@@ -87,11 +87,10 @@ class Room:
         return -self._left()
 
     def _left(self, held: int | None = None) -> int:
-        """Bytes within the soft budget. The app's own heap counts as it is, where it outgrew what is kept for it."""
+        """Bytes within the soft budget. What is allocated counts once, whoever allocated it; the app's own heap counts
+        as it is, where it outgrew what is kept for it."""
         held = self._measure().counted if held is None else held
-        explained = sum(each.size_bytes for each in self._workers()) + self._governor.reserved_bytes
-        outgrown = max(0, held - explained)
-        return self._governor.soft_bytes - self._governor.allocated_bytes - outgrown
+        return self._governor.soft_bytes - max(self._governor.allocated_bytes, held - self._governor.reserved_bytes)
 
     def _left_of_machine(self, size: int) -> int:
         """What the system could give now, less what was promised to models that are being loaded."""

@@ -288,6 +288,18 @@ def test_the_apps_own_heap_counts(make: Make, monkeypatch: pytest.MonkeyPatch) -
         pool.submit("b", ask())
 
 
+def test_what_the_app_itself_allocates_counts_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = make(model("a"), model("b", 150), soft_mb=600, hard_mb=700)
+    pool.ask("a", ask())
+    with pool.governor.try_allocate(350 * MIB, holder="index"):
+        monkeypatch.setattr(holdings, "measure", lambda files=(): Holdings(450 * MIB))
+        assert pool._room.overrun() == -150 * MIB
+        pool.ask("b", ask())
+        assert states(pool).keys() == {"a", "b"}
+        monkeypatch.setattr(holdings, "measure", lambda files=(): Holdings(601 * MIB))
+        assert pool._room.overrun() == MIB
+
+
 def test_beyond_the_hard_limit_nothing_is_loaded(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = make(model("a"))
     monkeypatch.setattr(holdings, "measure", lambda files=(): Holdings(301 * MIB))
