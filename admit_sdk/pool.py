@@ -26,7 +26,7 @@ from admit_sdk.models import Model, Need, catalogue
 from admit_sdk.overrun import SaveAndStop
 from admit_sdk.profiles import Profile
 from admit_sdk.requests import Request, Text
-from admit_sdk.room import Room, counts, variants
+from admit_sdk.room import LOOK_AGAIN_S, Lacking, Room, counts, variants
 from admit_sdk.rounds import Rounds
 from admit_sdk.told import tell_fault, warn
 from admit_sdk.worker import Worker, why_failed
@@ -121,8 +121,8 @@ class ModelPool:
         """Ask a model; it is loaded first where it is not. Returns when that has begun.
 
         `priority`: the higher goes first. `timeout_s`: from now on until the answer; after that it is DeadlinePassed.
-        `wait_s`: how long to wait for room where there is none. Raises QueueFull, ModelFailed, ValueError, and
-        ResourceNotAvailableError where there is no room.
+        `wait_s`: how long to wait for room where there is none. Raises QueueFull, ModelFailed, ValueError, and, while
+        it waits for room, DeadlinePassed, Aborted where the pool is closed, ResourceNotAvailableError.
         """
         slot = self._slot_for(model, request)
         name = slot.model.name
@@ -134,7 +134,7 @@ class ModelPool:
             self.lock.notify_all()
         if not served:
             try:
-                self.ensure_workers(name, wait_s=wait_s)
+                self._ensure_workers(slot, slot.model.workers, wait_s, job)
             except BaseException:
                 with self.lock:
                     slot.waiting.remove(job)
@@ -182,29 +182,55 @@ class ModelPool:
         wanted = slot.model.workers if wanted is None else wanted
         if wanted < 1:
             raise ValueError(f"{wanted} workers of {model}: ask for at least one")
+        return self._ensure_workers(slot, wanted, wait_s)
+
+    def _ensure_workers(self, slot: _Slot, wanted: int, wait_s: float, job: Job | None = None) -> int:
+        """`job`: for whom; once he is answered, or does not want it any more, no room is waited for."""
         backend = backend_of(slot.model)
-        with slot.starting:
-            while True:
+        began_s = time.monotonic()
+        while True:
+            with slot.starting:
                 with self.lock:
-                    self._refuse_closed()
+                    self._refuse_closed(job)
                     there = sum(counts(each) for each in slot.workers)
-                if there >= wanted:
+                if there >= wanted or (job is not None and job.is_over):
                     return there
+                if job is not None:
+                    job.check()
                 try:
-                    self._start_worker(slot, backend, wait_s, first=there == 0)
+                    lacking = self._start_worker(slot, backend, job, evict=not there)
                 except ResourceNotAvailableError:
                     if not there:
                         raise
                     return there
+            if lacking is None:
+                continue
+            if there:
+                return there
+            self._wait_for_room(slot, lacking, began_s + lacking.patience_s(wait_s), job)
 
-    def _start_worker(self, slot: _Slot, backend: Backend, wait_s: float, *, first: bool) -> None:
+    def _wait_for_room(self, slot: _Slot, lacking: Lacking, until_s: float, job: Job | None) -> None:
+        """Wait for a change, with nothing held: others who ask for the same model wait by their own clocks."""
+        now_s = time.monotonic()
+        if now_s >= until_s:
+            smaller = variants(slot.model, self._models, lambda each: self._need(self._slots[each.name]).together)
+            raise self._room.refusal(slot.model, self._need(slot), smaller, lacking)
+        if job is not None and job.deadline_s is not None:
+            until_s = min(until_s, job.deadline_s)
+        with self.lock:
+            if not self._closed:
+                self.lock.wait(min(LOOK_AGAIN_S, max(0.0, until_s - now_s)))
+
+    def _start_worker(self, slot: _Slot, backend: Backend, job: Job | None, *, evict: bool) -> Lacking | None:
+        """Start one; what it lacks, where it can't be started now."""
         model = slot.model
-        smaller = variants(model, self._models, lambda each: self._need(self._slots[each.name]).together)
-        guard = self._room.acquire(model, self._need(slot, backend), smaller, wait_s if first else 0.0, evict=first)
+        guard = self._room.take(model, self._need(slot, backend), evict=evict)
+        if isinstance(guard, Lacking):
+            return guard
         try:
             worker = Worker(self, model, backend, slot.waiting, guard)
             with self.lock:  # from here on whoever closes the pool, or hears of the worker's end, finds it
-                self._refuse_closed()
+                self._refuse_closed(job)
                 worker.start()
                 slot.workers.append(worker)
                 self.governor.evictions.register(worker)
@@ -214,6 +240,7 @@ class ModelPool:
         except BaseException:
             guard.release()
             raise
+        return None
 
     def evict(self, model: str) -> int:
         """Unload the workers of a model that do nothing, and wait until their memory is back; returns how many went."""
@@ -317,7 +344,10 @@ class ModelPool:
     def _mapped_files(self) -> list[Path]:
         return [Path(slot.model.path) for slot in self._slots.values() if slot.model.map_weights and slot.workers]
 
-    def _refuse_closed(self) -> None:
+    def _refuse_closed(self, job: Job | None = None) -> None:
+        """`job`: one that was there before; he hears what those hear whose model was loaded."""
+        if self._closed and job is not None:
+            raise Aborted("the pool was closed")
         if self._closed:
             raise ModelFailed("the pool is closed; open a new one")
 

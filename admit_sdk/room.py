@@ -1,4 +1,4 @@
-"""room: room for a model within the app's budget: who goes, how long that is waited for, what a refusal says.
+"""room: room for a model within the app's budget: who goes for it, what it lacks, what a refusal says.
 
 A model is loaded within the soft budget only. What is between it and the hard limit is for what grows while it runs.
 """
@@ -6,8 +6,8 @@ A model is loaded within the soft budget only. What is between it and the hard l
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from admit_sdk import machine
 from admit_sdk.errors import MemoryExhausted, ModelFailed, ResourceNotAvailableError
@@ -28,6 +28,23 @@ BUDGET = "memory of the app's budget"
 MACHINE = "memory of this machine"
 
 
+@dataclass(frozen=True, slots=True)
+class Lacking:
+    """Why there was no room at one moment. `left`: bytes of the budget, or of the machine where `reason` says so;
+    `on_their_way`: how many are being unloaded."""
+
+    reason: Reason
+    left: int
+    evict: bool
+    on_their_way: int = 0
+
+    def patience_s(self, wait_s: float) -> float:
+        """How long whoever would wait `wait_s` waits for this to change: longer for what goes for him already."""
+        if self.reason is Reason.TOO_LARGE:
+            return 0.0
+        return max(wait_s, EVICTING_S) if self.evict and self.on_their_way else wait_s
+
+
 class Room:
     """The budget of one pool. `lock` is the pool's; nothing waits while it is held, but for the lock itself."""
 
@@ -46,41 +63,41 @@ class Room:
         self._measure = measure
         self._unload = unload
 
-    def acquire(
-        self, model: Model, need: Need, smaller: Iterable[tuple[Model, int]], wait_s: float, *, evict: bool
-    ) -> AllocationGuard:
-        """Keep memory for one worker. `smaller`: the variants that could stand in, and what each needs; looked at for
-        a refusal only.
+    def take(self, model: Model, need: Need, *, evict: bool) -> AllocationGuard | Lacking:
+        """Keep memory for one worker, or say what is lacking at this moment; nothing is waited for.
 
-        `evict`: idle models may go for it. Raises MemoryExhausted, and ResourceNotAvailableError beyond the hard limit.
+        `evict`: idle models may go for it, and are on their way where it lacks. Raises ResourceNotAvailableError beyond
+        the hard limit.
         """
         governor, size = self._governor, need.together
-        began_s = time.monotonic()
         if size > governor.soft_bytes:
-            raise self._refused(model, need, smaller, self._left(), Reason.TOO_LARGE)
-        while True:
-            held = self._measure().counted
-            if held > governor.limit_bytes:
-                raise over_hard(model, size, held, governor.limit_bytes)
-            of_machine = self._left_of_machine(size)
-            with self._lock:  # looked at and taken in one step: two who come at once do not both find the same room
-                left = self._left(held)
-                room = min(left, of_machine, governor.free_bytes)
-                if size <= room:
-                    return governor.try_allocate(size, holder=model.name)
-                on_their_way = governor.evictions.pending
-            if evict and not on_their_way:
-                plan = governor.evictions.plan(size - room) or ()
-                governor.evictions.put(plan, f"{model.name} needs {to_mb(size)} MB")
-                self._unload()
-                on_their_way = len(plan)
-            patience_s = max(wait_s, EVICTING_S) if on_their_way else wait_s
-            if time.monotonic() - began_s >= patience_s:
-                if of_machine < min(size, left):
-                    raise self._refused_by_machine(model, need, smaller, of_machine)
-                raise self._refused(model, need, smaller, left, Reason.NO_HEADROOM)
-            with self._lock:
-                self._lock.wait(LOOK_AGAIN_S)
+            return Lacking(Reason.TOO_LARGE, self._left(), evict)
+        held = self._measure().counted
+        if held > governor.limit_bytes:
+            raise over_hard(model, size, held, governor.limit_bytes)
+        of_machine = self._left_of_machine(size)
+        with self._lock:  # looked at and taken in one step: two who come at once do not both find the same room
+            left = self._left(held)
+            room = min(left, of_machine, governor.free_bytes)
+            if size <= room:
+                return governor.try_allocate(size, holder=model.name)
+            on_their_way = governor.evictions.pending
+        if evict and not on_their_way:
+            plan = governor.evictions.plan(size - room) or ()
+            governor.evictions.put(plan, f"{model.name} needs {to_mb(size)} MB")
+            self._unload()
+            on_their_way = len(plan)
+        if of_machine < min(size, left):
+            return Lacking(Reason.NO_AVAILABLE_MEMORY, of_machine, evict, on_their_way)
+        return Lacking(Reason.NO_HEADROOM, left, evict, on_their_way)
+
+    def refusal(
+        self, model: Model, need: Need, smaller: Iterable[tuple[Model, int]], lacking: Lacking
+    ) -> MemoryExhausted:
+        """For whoever has waited enough. `smaller`: the variants that could stand in, and what each needs."""
+        if lacking.reason is Reason.NO_AVAILABLE_MEMORY:
+            return self._refused_by_machine(model, need, smaller, lacking.left)
+        return self._refused(model, need, smaller, lacking)
 
     def overrun(self) -> int:
         """Bytes by which the soft budget is passed; negative where it is not."""
@@ -117,16 +134,16 @@ class Room:
         )
 
     def _refused(
-        self, model: Model, need: Need, smaller: Iterable[tuple[Model, int]], left: int, reason: Reason
+        self, model: Model, need: Need, smaller: Iterable[tuple[Model, int]], lacking: Lacking
     ) -> MemoryExhausted:
         # What could go is free as good as: a refusal that counted it as taken would suggest nothing that helps.
         workers = self._workers()
         idle = sum(each.size_bytes for each in workers if not each.busy)
-        available = max(0, min(left + idle, self._governor.soft_bytes))
+        available = max(0, min(lacking.left + idle, self._governor.soft_bytes))
         suggestion = _suggestion(model, need, smaller, available, self._governor.soft_bytes, workers)
         if suggestion is None:
             suggestion = self._from_governor(model, need)
-        return MemoryExhausted(BUDGET, need.together, available, suggestion, reason=reason, what=model.name)
+        return MemoryExhausted(BUDGET, need.together, available, suggestion, reason=lacking.reason, what=model.name)
 
     def _from_governor(self, model: Model, need: Need) -> str:
         """What the governor says where it is what refuses: a daemon that gives the app no more, and what to run."""
