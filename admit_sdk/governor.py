@@ -82,8 +82,8 @@ class MemoryGovernor(Claims):
         except AttributeError:
             owner = self._enter()
         guard = AllocationGuard(self, holder)
-        if eager and self.pressure >= Pressure.HIGH:
-            raise self._refused_eagerly(size_bytes, holder)
+        if eager and (pressure := self.pressure) >= Pressure.HIGH:
+            raise self._refused_eagerly(size_bytes, holder, pressure)
         with self._lock:
             if self._loose or self._torn:
                 self._settle()
@@ -182,7 +182,8 @@ class MemoryGovernor(Claims):
 
     @property
     def pressure(self) -> Pressure:
-        """The pressure now: by what is allocated at this moment, and by what the system last said."""
+        """The pressure now: by what is allocated at this moment, and by what the system said at the last look, or says
+        now where nobody looked yet."""
         return self._watch.pressure_of(self.allocated_bytes)
 
     def on_pressure(self, callback: Heard) -> Callable[[], None]:
@@ -234,8 +235,7 @@ class MemoryGovernor(Claims):
             size_bytes, free, "others wait ahead for it; join the line (wait_allocate)", reason=Reason.QUEUED, what=what
         )
 
-    def _refused_eagerly(self, size_bytes: int, holder: str) -> Exhausted:
-        pressure = self.pressure
+    def _refused_eagerly(self, size_bytes: int, holder: str, pressure: Pressure) -> Exhausted:
         suggestion = f"the pressure is {pressure.word}, so nothing is loaded ahead of need; load it when it is needed"
         return Exhausted(size_bytes, self.free_bytes, suggestion, reason=Reason.PRESSURE, what=holder)
 

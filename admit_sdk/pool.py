@@ -26,7 +26,7 @@ from admit_sdk.models import Model, Need, catalogue
 from admit_sdk.overrun import SaveAndStop
 from admit_sdk.profiles import Profile
 from admit_sdk.requests import Request, Text
-from admit_sdk.room import LOOK_AGAIN_S, Lacking, Room, counts, variants
+from admit_sdk.room import Lacking, Room, counts, variants
 from admit_sdk.rounds import Rounds
 from admit_sdk.told import tell_fault, warn
 from admit_sdk.worker import Worker, why_failed
@@ -184,8 +184,11 @@ class ModelPool:
             raise ValueError(f"{wanted} workers of {model}: ask for at least one")
         return self._ensure_workers(slot, wanted, wait_s)
 
-    def _ensure_workers(self, slot: _Slot, wanted: int, wait_s: float, job: Job | None = None) -> int:
-        """`job`: for whom; once he is answered, or does not want it any more, no room is waited for."""
+    def _ensure_workers(
+        self, slot: _Slot, wanted: int, wait_s: float, job: Job | None = None, *, evict: bool = True
+    ) -> int:
+        """`job`: for whom; once he is answered, or does not want it any more, no room is waited for. `evict`: idle
+        models may go for the first worker."""
         backend = backend_of(slot.model)
         began_s = time.monotonic()
         while True:
@@ -198,7 +201,7 @@ class ModelPool:
                 if job is not None:
                     job.check()
                 try:
-                    lacking = self._start_worker(slot, backend, job, evict=not there)
+                    lacking = self._start_worker(slot, backend, job, evict=evict and not there)
                 except ResourceNotAvailableError:
                     if not there:
                         raise
@@ -207,19 +210,11 @@ class ModelPool:
                 continue
             if there:
                 return there
-            self._wait_for_room(slot, lacking, began_s + lacking.patience_s(wait_s), job)
-
-    def _wait_for_room(self, slot: _Slot, lacking: Lacking, until_s: float, job: Job | None) -> None:
-        """Wait for a change, with nothing held: others who ask for the same model wait by their own clocks."""
-        now_s = time.monotonic()
-        if now_s >= until_s:
-            smaller = variants(slot.model, self._models, lambda each: self._need(self._slots[each.name]).together)
-            raise self._room.refusal(slot.model, self._need(slot), smaller, lacking)
-        if job is not None and job.deadline_s is not None:
-            until_s = min(until_s, job.deadline_s)
-        with self.lock:
-            if not self._closed:
-                self.lock.wait(min(LOOK_AGAIN_S, max(0.0, until_s - now_s)))
+            until_s = began_s + lacking.patience_s(wait_s)
+            if time.monotonic() >= until_s:
+                smaller = variants(slot.model, self._models, lambda each: self._need(self._slots[each.name]).together)
+                raise self._room.refusal(slot.model, self._need(slot), smaller, lacking)
+            self._room.wait(until_s if job is None or job.deadline_s is None else min(until_s, job.deadline_s))
 
     def _start_worker(self, slot: _Slot, backend: Backend, job: Job | None, *, evict: bool) -> Lacking | None:
         """Start one; what it lacks, where it can't be started now."""
@@ -352,15 +347,17 @@ class ModelPool:
             raise ModelFailed("the pool is closed; open a new one")
 
     def _preload(self) -> None:
-        """Load what is declared eager, as far as it fits and the pressure is low; the rest when it is needed."""
+        """Load what is declared eager, in that order, as far as it fits beside what is there and the pressure is low;
+        the rest when it is needed."""
         for slot in self._slots.values():
             if not slot.model.eager:
                 continue
-            if self.governor.pressure >= Pressure.HIGH:
-                warn(f"{slot.model.name} is not loaded ahead of need: the pressure is {self.governor.pressure.word}")
+            pressure = self.governor.pressure
+            if pressure >= Pressure.HIGH:
+                warn(f"{slot.model.name} is not loaded ahead of need: the pressure is {pressure.word}")
                 continue
             try:
-                self.ensure_workers(slot.model.name)
+                self._ensure_workers(slot, slot.model.workers, 0.0, evict=False)
             except (ResourceNotAvailableError, ModelFailed, OSError) as why:
                 warn(f"{slot.model.name} is not loaded ahead of need: {why}")
 

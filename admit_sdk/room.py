@@ -6,6 +6,7 @@ A model is loaded within the soft budget only. What is between it and the hard l
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -91,12 +92,21 @@ class Room:
             return Lacking(Reason.NO_AVAILABLE_MEMORY, of_machine, evict, on_their_way)
         return Lacking(Reason.NO_HEADROOM, left, evict, on_their_way)
 
+    def wait(self, until_s: float) -> None:
+        """Wait until a worker has changed, and never long: other things change unheard. Nothing is held meanwhile, so
+        that others who ask for the same model wait by their own clocks. `until_s`: of time.monotonic()."""
+        with self._lock:
+            self._lock.wait(min(LOOK_AGAIN_S, max(0.0, until_s - time.monotonic())))
+
     def refusal(
         self, model: Model, need: Need, smaller: Iterable[tuple[Model, int]], lacking: Lacking
     ) -> MemoryExhausted:
         """For whoever has waited enough. `smaller`: the variants that could stand in, and what each needs."""
         if lacking.reason is Reason.NO_AVAILABLE_MEMORY:
             return self._refused_by_machine(model, need, smaller, lacking.left)
+        if not lacking.evict and lacking.reason is not Reason.TOO_LARGE:
+            later = "it is loaded when it is needed"
+            return MemoryExhausted(BUDGET, need.together, lacking.left, later, reason=lacking.reason, what=model.name)
         return self._refused(model, need, smaller, lacking)
 
     def overrun(self) -> int:

@@ -19,10 +19,10 @@ from admit_sdk.holdings import Holdings
 from admit_sdk.lifecycle import State
 from admit_sdk.models import Model, Need
 from admitd.core.governing import App
-from admitd.core.terms import RAM
+from admitd.core.terms import RAM, Level, Reading
 from admitd.core.units import MIB
 from admitd.processes.glimpse import identify
-from tests.gates import until
+from tests.gates import Quiet, until
 from tests.sdk.counting import Counting, Make, ask, model, states
 
 # Loading.
@@ -40,6 +40,44 @@ def test_what_is_eager_is_loaded_at_once(make: Make, backend: Counting) -> None:
     pool = make(model("a", eager=True), model("b"))
     until(lambda: states(pool) == {"a": State.READY})
     assert backend.loads == ["a"]
+
+
+@pytest.mark.parametrize("idle_by_then", [True, False])
+def test_of_what_is_eager_as_much_as_fits_is_loaded_in_the_order_in_which_it_is_declared(
+    make: Make, backend: Counting, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, idle_by_then: bool
+) -> None:
+    ready: list[str] = []
+
+    def need(each: Model) -> Need:
+        if each.name == "c" and idle_by_then:
+            until(lambda: sorted(ready) == ["a", "b"])
+        return Need(each.size_bytes or MIB, 0)
+
+    monkeypatch.setattr(backend, "need", need)
+    models = [model(name, eager=True) for name in "abc"]
+    pool = make(*models, told=lambda name, state: ready.append(name) if state is State.READY else None)
+    until(lambda: states(pool) == {"a": State.READY, "b": State.READY})
+    assert (
+        "c needs 100 MB of memory of the app's budget, and 50 MB are free: it is loaded when it is needed"
+        in caplog.text
+    )
+    assert "unloaded all the same" not in caplog.text
+    assert pool.ask("c", ask()).tokens == 2
+
+
+@pytest.mark.parametrize("level", [Level.WARN, Level.CRITICAL])
+def test_what_is_eager_is_not_loaded_on_a_machine_that_is_short_of_memory_already(
+    make: Make, backend: Counting, caplog: pytest.LogCaptureFixture, level: Level
+) -> None:
+    class Short(Quiet):
+        def reading(self) -> Reading:
+            return Reading({RAM: MIB}, level, "the test says so")
+
+    pool = make(model("a", eager=True), memory=Short())
+    assert not pool.status()
+    assert not backend.loads
+    assert "a is not loaded ahead of need: the pressure is" in caplog.text
+    assert pool.ask("a", ask()).tokens == 2
 
 
 def test_a_measured_size_replaces_the_estimate(make: Make, backend: Counting) -> None:
