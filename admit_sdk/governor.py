@@ -220,13 +220,13 @@ class MemoryGovernor(Claims):
         if size_bytes > self.whole_bytes:
             suggestion = f"no unloading would make it fit: the whole limit of {self.name} is less; use a smaller model"
             return Exhausted(size_bytes, free, suggestion, reason=Reason.TOO_LARGE, what=what)
-        unasked = self._ask_for_more(size_bytes)
+        unasked = self._ask_for_more(size_bytes)  # also where the app's own idle models would do
+        plan = self.evictions.plan(size_bytes - free) if size_bytes > free else None
+        if plan:
+            return RequiresEviction(size_bytes, free, plan, what=what)
         if unasked is not None:
             return Exhausted(size_bytes, free, unasked, what=what)
         if size_bytes > free:
-            plan = self.evictions.plan(size_bytes - free)
-            if plan:
-                return RequiresEviction(size_bytes, free, plan, what=what)
             held = sorted(self.holdings().items(), key=lambda pair: -pair[1])[:3]
             names = " and ".join(name or "an unnamed holder" for name, _ in held)
             suggestion = f"wait until {names} gives some back (wait_allocate)" if names else "ask again"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from admit_sdk import machine
-from admit_sdk.errors import MemoryExhausted, ModelFailed, ResourceNotAvailableError
+from admit_sdk.errors import Exhausted, MemoryExhausted, ModelFailed, RequiresEviction, ResourceNotAvailableError
 from admit_sdk.governor import MemoryGovernor
 from admit_sdk.guard import AllocationGuard
 from admit_sdk.holdings import Holdings
@@ -78,8 +78,8 @@ class Room:
             raise over_hard(model, size, held, governor.limit_bytes)
         of_machine = self._left_of_machine(size)
         with self._lock:  # looked at and taken in one step: two who come at once do not both find the same room
-            left = self._left(held)
-            room = min(left, of_machine, governor.free_bytes)
+            left = min(self._left(held), governor.free_bytes)  # a daemon may give less than the soft budget
+            room = min(left, of_machine)
             if size <= room:
                 return governor.try_allocate(size, holder=model.name)
             on_their_way = governor.evictions.pending
@@ -159,8 +159,10 @@ class Room:
         """What the governor says where it is what refuses: a daemon that gives the app no more, and what to run."""
         try:
             self._governor.try_allocate(need.together, holder=model.name).release()
-        except ResourceNotAvailableError as refused:
+        except Exhausted as refused:
             return refused.suggestion
+        except RequiresEviction:
+            pass  # what is idle would do for the governor, and with the app's own heap it does not
         return "the app's own heap takes what is missing: close what it does not need, or raise the budget"
 
 

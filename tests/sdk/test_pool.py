@@ -319,11 +319,12 @@ def test_on_a_battery_the_smaller_variant_answers(make: Make, backend: Counting)
 
 
 def test_the_apps_own_heap_counts(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = make(model("a"), model("b"))
+    pool = make(model("a"), model("b"), model("c", 250))
     pool.ask("a", ask())
     monkeypatch.setattr(holdings, "measure", lambda files=(): Holdings(280 * MIB))
-    with pytest.raises(MemoryExhausted, match="the app's own heap takes what is missing"):
-        pool.submit("b", ask())
+    for name in "bc":
+        with pytest.raises(MemoryExhausted, match="70 MB are free: the app's own heap takes what is missing"):
+            pool.submit(name, ask())
 
 
 def test_what_the_app_itself_allocates_counts_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,6 +390,21 @@ def test_what_a_daemon_says_is_passed_on(make: Make, backend: Counting) -> None:
     """The governor knows it, by admit_sdk/citizen.py."""
     pool = make(model("a"))
     pool.governor.ask_before_growing(50 * MIB, lambda wanted: "Notes holds 900 MB; run: admit unload notes")
-    with pytest.raises(ResourceNotAvailableError, match="Notes holds 900 MB; run: admit unload notes"):
+    with pytest.raises(MemoryExhausted, match="Notes holds 900 MB; run: admit unload notes") as told:
         pool.submit("a", ask())
+    assert (told.value.required, told.value.available) == (100 * MIB, 50 * MIB)
     assert not backend.loads
+
+
+@pytest.mark.parametrize(("ceiling_mb", "available_mb"), [(150, 150), (100, 100), (40, 40), (0, 0)])
+def test_what_is_free_is_what_a_daemon_leaves_with_what_could_go(
+    make: Make, backend: Counting, ceiling_mb: int, available_mb: int
+) -> None:
+    pool = make(model("a"), model("b", 200, smaller="c"), model("c", 120))
+    pool.ask("a", ask())
+    pool.governor.ask_before_growing(ceiling_mb * MIB, lambda wanted: "run: admit unload notes")
+    fits = "ask c instead, its smaller variant, which needs 120 MB" if ceiling_mb == 150 else "run: admit unload notes"
+    with pytest.raises(MemoryExhausted, match=fits) as told:
+        pool.submit("b", ask())
+    assert told.value.available == available_mb * MIB
+    assert states(pool).keys() == {"a"}
