@@ -81,7 +81,10 @@ class Room:
             left = min(self._left(held), governor.free_bytes)  # a daemon may give less than the soft budget
             room = min(left, of_machine)
             if size <= room:
-                return governor.try_allocate(size, holder=model.name)
+                try:
+                    return governor.try_allocate(size, holder=model.name)
+                except Exhausted as refused:  # others wait ahead for it
+                    return Lacking(refused.reason, left, evict)
             on_their_way = governor.evictions.pending
         if evict and not on_their_way:
             plan = governor.evictions.plan(size - room) or ()

@@ -12,6 +12,8 @@ from admit_sdk.jobs import Ticket
 from admit_sdk.models import Model
 from admit_sdk.pool import ModelPool
 from admit_sdk.requests import Text
+from admitd.core.units import MIB
+from admitd.core.verdict import Reason
 from tests.gates import until
 from tests.sdk.counting import Counting, Make, ask, model, states
 
@@ -81,6 +83,22 @@ def test_a_deadline_ends_the_wait_for_room(pool: ModelPool, answering: Ticket[Te
     assert str(told) == "the request to b was not answered before its deadline"
     assert patient is None or patient.is_alive()
     assert not answering.is_over
+
+
+def test_who_waits_in_the_governors_line_is_waited_for_too(make: Make, backend: Counting) -> None:
+    pool = make(model("b", 50))
+    held = pool.governor.try_allocate(200 * MIB)
+    line = threading.Thread(target=lambda: pool.governor.wait_allocate(200 * MIB, PATIENT_S).release(), daemon=True)
+    line.start()
+    until(lambda: pool.governor.waiting == 1)
+    with pytest.raises(MemoryExhausted, match="others wait ahead for it") as told:
+        pool.submit("b", ask())
+    assert told.value.reason is Reason.QUEUED
+    patient = Patient(pool)
+    held.release()
+    assert patient.heard() == 1
+    line.join(30)
+    assert not line.is_alive()
 
 
 def test_closing_ends_the_wait_for_room(pool: ModelPool, answering: Ticket[Text]) -> None:
