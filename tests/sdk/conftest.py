@@ -36,9 +36,15 @@ def make(backend: Counting, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     made: list[ModelPool] = []
 
     def make(
-        *models: Model, soft_mb: int = 250, hard_mb: int = 300, memory: Memory | None = None, **options: Any
+        *models: Model,
+        soft_mb: int = 250,
+        hard_mb: int = 300,
+        reserved_mb: int = 0,
+        memory: Memory | None = None,
+        **options: Any,
     ) -> ModelPool:
-        governor = MemoryGovernor(hard_mb * MIB, soft=soft_mb * MIB, memory=memory or Quiet(), watch=False)
+        soft, system = soft_mb * MIB, memory or Quiet()
+        governor = MemoryGovernor(hard_mb * MIB, reserved_mb * MIB, soft=soft, memory=system, watch=False)
         made.append(ModelPool(governor, models, **options))
         return made[-1]
 

@@ -210,6 +210,7 @@ def test_a_second_worker_evicts_nobody(make: Make) -> None:
     pool = make(model("a", workers=2), model("b"))
     pool.ask("b", ask())
     assert pool.ensure_workers("a") == 1
+    assert not pool.governor.evictions.pending
     assert states(pool).keys() == {"a", "b"}
 
 
@@ -337,6 +338,15 @@ def test_what_the_app_itself_allocates_counts_once(make: Make, monkeypatch: pyte
         assert states(pool).keys() == {"a", "b"}
         monkeypatch.setattr(holdings, "measure", lambda files=(): Holdings(601 * MIB))
         assert pool._room.overrun() == MIB
+
+
+@pytest.mark.parametrize(("held_mb", "left_mb"), [(0, 600), (100, 600), (150, 550), (701, -1)])
+def test_the_heap_counts_where_it_outgrew_what_is_reserved_for_it(
+    make: Make, monkeypatch: pytest.MonkeyPatch, held_mb: int, left_mb: int
+) -> None:
+    monkeypatch.setattr(holdings, "measure", lambda files=(): Holdings(held_mb * MIB))
+    pool = make(soft_mb=600, hard_mb=800, reserved_mb=100)
+    assert pool._room.overrun() == -left_mb * MIB
 
 
 def test_beyond_the_hard_limit_nothing_is_loaded(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,6 +101,13 @@ def test_who_waits_in_the_governors_line_is_waited_for_too(make: Make, backend: 
     assert not line.is_alive()
 
 
+def test_a_request_that_is_over_waits_for_no_room(pool: ModelPool, answering: Ticket[Text]) -> None:
+    patient = Patient(pool)
+    pool._slots["b"].waiting.take_all()[0].end(error=ModelFailed("somebody else's load of it failed"))
+    assert isinstance(patient.heard(), ModelFailed)
+    assert not answering.is_over
+
+
 def test_closing_ends_the_wait_for_room(pool: ModelPool, answering: Ticket[Text]) -> None:
     patients = [Patient(pool), Patient(pool)]
     without_a_request = Patient(pool, lambda: pool.ensure_workers("b", wait_s=PATIENT_S))
