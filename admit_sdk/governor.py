@@ -82,8 +82,8 @@ class MemoryGovernor(Claims):
         except AttributeError:
             owner = self._enter()
         guard = AllocationGuard(self, holder)
-        if eager and self.pressure >= Pressure.HIGH:
-            raise self._refused_eagerly(size_bytes, holder)
+        if eager and (pressure := self.pressure) >= Pressure.HIGH:
+            raise self._refused_eagerly(size_bytes, holder, pressure)
         with self._lock:
             if self._loose or self._torn:
                 self._settle()
@@ -182,7 +182,8 @@ class MemoryGovernor(Claims):
 
     @property
     def pressure(self) -> Pressure:
-        """The pressure now: by what is allocated at this moment, and by what the system last said."""
+        """The pressure now: by what is allocated at this moment, and by what the system said at the last look, or says
+        now where nobody looked yet."""
         return self._watch.pressure_of(self.allocated_bytes)
 
     def on_pressure(self, callback: Heard) -> Callable[[], None]:
@@ -219,13 +220,13 @@ class MemoryGovernor(Claims):
         if size_bytes > self.whole_bytes:
             suggestion = f"no unloading would make it fit: the whole limit of {self.name} is less; use a smaller model"
             return Exhausted(size_bytes, free, suggestion, reason=Reason.TOO_LARGE, what=what)
-        unasked = self._ask_for_more(size_bytes)
+        unasked = self._ask_for_more(size_bytes)  # also where the app's own idle models would do
+        plan = self.evictions.plan(size_bytes - free) if size_bytes > free else None
+        if plan:
+            return RequiresEviction(size_bytes, free, plan, what=what)
         if unasked is not None:
             return Exhausted(size_bytes, free, unasked, what=what)
         if size_bytes > free:
-            plan = self.evictions.plan(size_bytes - free)
-            if plan:
-                return RequiresEviction(size_bytes, free, plan, what=what)
             held = sorted(self.holdings().items(), key=lambda pair: -pair[1])[:3]
             names = " and ".join(name or "an unnamed holder" for name, _ in held)
             suggestion = f"wait until {names} gives some back (wait_allocate)" if names else "ask again"
@@ -234,8 +235,7 @@ class MemoryGovernor(Claims):
             size_bytes, free, "others wait ahead for it; join the line (wait_allocate)", reason=Reason.QUEUED, what=what
         )
 
-    def _refused_eagerly(self, size_bytes: int, holder: str) -> Exhausted:
-        pressure = self.pressure
+    def _refused_eagerly(self, size_bytes: int, holder: str, pressure: Pressure) -> Exhausted:
         suggestion = f"the pressure is {pressure.word}, so nothing is loaded ahead of need; load it when it is needed"
         return Exhausted(size_bytes, self.free_bytes, suggestion, reason=Reason.PRESSURE, what=holder)
 

@@ -26,10 +26,10 @@ from admit_sdk.models import Model, Need, catalogue
 from admit_sdk.overrun import SaveAndStop
 from admit_sdk.profiles import Profile
 from admit_sdk.requests import Request, Text
-from admit_sdk.room import Room, counts, variants
+from admit_sdk.room import Lacking, Room, counts, variants
 from admit_sdk.rounds import Rounds
 from admit_sdk.told import tell_fault, warn
-from admit_sdk.worker import Worker, why_failed
+from admit_sdk.worker import Worker, WorkerStatus, why_failed
 from admitd.core.governing import Pressure
 from admitd.core.units import to_mb
 
@@ -37,16 +37,6 @@ Answer = TypeVar("Answer")
 CLOSE_S: Final = 5.0
 """How long closing waits for workers: for the token that each is at, or for a load under way."""
 TEND_S: Final = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerStatus:
-    """One worker, as it was at one moment."""
-
-    model: str
-    state: State
-    size_bytes: int
-    idle_s: float
 
 
 @dataclass
@@ -130,8 +120,8 @@ class ModelPool:
         """Ask a model; it is loaded first where it is not. Returns when that has begun.
 
         `priority`: the higher goes first. `timeout_s`: from now on until the answer; after that it is DeadlinePassed.
-        `wait_s`: how long to wait for room where there is none. Raises QueueFull, ModelFailed, ValueError, and
-        ResourceNotAvailableError where there is no room.
+        `wait_s`: how long to wait for room where there is none. Raises QueueFull, ModelFailed, ValueError, and, while
+        it waits for room, DeadlinePassed, Aborted where the pool is closed, ResourceNotAvailableError.
         """
         slot = self._slot_for(model, request)
         name = slot.model.name
@@ -143,7 +133,7 @@ class ModelPool:
             self.changed.notify_all()
         if not served:
             try:
-                self.ensure_workers(name, wait_s=wait_s)
+                self._ensure_workers(slot, slot.model.workers, wait_s, job)
             except BaseException:
                 with self.lock:
                     slot.waiting.remove(job)
@@ -191,29 +181,50 @@ class ModelPool:
         wanted = slot.model.workers if wanted is None else wanted
         if wanted < 1:
             raise ValueError(f"{wanted} workers of {model}: ask for at least one")
+        return self._ensure_workers(slot, wanted, wait_s)
+
+    def _ensure_workers(
+        self, slot: _Slot, wanted: int, wait_s: float, job: Job | None = None, *, evict: bool = True
+    ) -> int:
+        """`job`: for whom; once he is answered, or does not want it any more, no room is waited for. `evict`: idle
+        models may go for the first worker."""
         backend = backend_of(slot.model)
-        with slot.starting:
-            while True:
+        began_s = time.monotonic()
+        while True:
+            with slot.starting:
                 with self.lock:
-                    self._refuse_closed()
+                    self._refuse_closed(job)
                     there = sum(counts(each) for each in slot.workers)
-                if there >= wanted:
+                if there >= wanted or (job is not None and job.is_over):
                     return there
+                if job is not None:
+                    job.check()
                 try:
-                    self._start_worker(slot, backend, wait_s, first=there == 0)
+                    lacking = self._start_worker(slot, backend, job, evict=evict and not there)
                 except ResourceNotAvailableError:
                     if not there:
                         raise
                     return there
+            if lacking is None:
+                continue
+            if there:
+                return there
+            until_s = began_s + lacking.patience_s(wait_s)
+            if time.monotonic() >= until_s:
+                smaller = variants(slot.model, self._models, lambda each: self._need(self._slots[each.name]).together)
+                raise self._room.refusal(slot.model, self._need(slot), smaller, lacking)
+            self._room.wait(until_s if job is None or job.deadline_s is None else min(until_s, job.deadline_s))
 
-    def _start_worker(self, slot: _Slot, backend: Backend, wait_s: float, *, first: bool) -> None:
+    def _start_worker(self, slot: _Slot, backend: Backend, job: Job | None, *, evict: bool) -> Lacking | None:
+        """Start one; what it lacks, where it can't be started now."""
         model = slot.model
-        smaller = variants(model, self._models, lambda each: self._need(self._slots[each.name]).together)
-        guard = self._room.acquire(model, self._need(slot, backend), smaller, wait_s if first else 0.0, evict=first)
+        guard = self._room.take(model, self._need(slot, backend), evict=evict)
+        if isinstance(guard, Lacking):
+            return guard
         try:
             worker = Worker(self, model, backend, slot.waiting, guard)
             with self.lock:  # from here on whoever closes the pool, or hears of the worker's end, finds it
-                self._refuse_closed()
+                self._refuse_closed(job)
                 worker.start()
                 slot.workers.append(worker)
                 self.governor.evictions.register(worker)
@@ -223,6 +234,7 @@ class ModelPool:
         except BaseException:
             guard.release()
             raise
+        return None
 
     def evict(self, model: str) -> int:
         """Unload the workers of a model that do nothing, and wait until their memory is back; returns how many went."""
@@ -330,20 +342,25 @@ class ModelPool:
     def _mapped_files(self) -> list[Path]:
         return [Path(slot.model.path) for slot in self._slots.values() if slot.model.map_weights and slot.workers]
 
-    def _refuse_closed(self) -> None:
+    def _refuse_closed(self, job: Job | None = None) -> None:
+        """`job`: one that was there before; he hears what those hear whose model was loaded."""
+        if self._closed and job is not None:
+            raise Aborted("the pool was closed")
         if self._closed:
             raise ModelFailed("the pool is closed; open a new one")
 
     def _preload(self) -> None:
-        """Load what is declared eager, as far as it fits and the pressure is low; the rest when it is needed."""
+        """Load what is declared eager, in that order, as far as it fits beside what is there and the pressure is low;
+        the rest when it is needed."""
         for slot in self._slots.values():
             if not slot.model.eager:
                 continue
-            if self.governor.pressure >= Pressure.HIGH:
-                warn(f"{slot.model.name} is not loaded ahead of need: the pressure is {self.governor.pressure.word}")
+            pressure = self.governor.pressure
+            if pressure >= Pressure.HIGH:
+                warn(f"{slot.model.name} is not loaded ahead of need: the pressure is {pressure.word}")
                 continue
             try:
-                self.ensure_workers(slot.model.name)
+                self._ensure_workers(slot, slot.model.workers, 0.0, evict=False)
             except (ResourceNotAvailableError, ModelFailed, OSError) as why:
                 warn(f"{slot.model.name} is not loaded ahead of need: {why}")
 

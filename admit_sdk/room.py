@@ -1,4 +1,4 @@
-"""room: room for a model within the app's budget: who goes, how long that is waited for, what a refusal says.
+"""room: room for a model within the app's budget: who goes for it, what it lacks, what a refusal says.
 
 A model is loaded within the soft budget only. What is between it and the hard limit is for what grows while it runs.
 """
@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from admit_sdk import machine
-from admit_sdk.errors import MemoryExhausted, ResourceNotAvailableError
+from admit_sdk.errors import Exhausted, MemoryExhausted, ModelFailed, RequiresEviction, ResourceNotAvailableError
 from admit_sdk.governor import MemoryGovernor
 from admit_sdk.guard import AllocationGuard
 from admit_sdk.holdings import Holdings
@@ -26,6 +27,23 @@ EVICTING_S = 60.0
 """How long an eviction that was begun is waited for: a library that hangs as it unloads must not hang who asks."""
 BUDGET = "memory of the app's budget"
 MACHINE = "memory of this machine"
+
+
+@dataclass(frozen=True, slots=True)
+class Lacking:
+    """Why there was no room at one moment. `left`: bytes of the budget, or of the machine where `reason` says so;
+    `on_their_way`: how many are being unloaded."""
+
+    reason: Reason
+    left: int
+    evict: bool
+    on_their_way: int = 0
+
+    def patience_s(self, wait_s: float) -> float:
+        """How long whoever would wait `wait_s` waits for this to change: longer for what goes for him already."""
+        if self.reason is Reason.TOO_LARGE:
+            return 0.0
+        return max(wait_s, EVICTING_S) if self.evict and self.on_their_way else wait_s
 
 
 class Room:
@@ -49,51 +67,63 @@ class Room:
         self._measure = measure
         self._unload = unload
 
-    def acquire(
-        self, model: Model, need: Need, smaller: Sequence[tuple[Model, int]], wait_s: float, *, evict: bool
-    ) -> AllocationGuard:
-        """Keep memory for one worker. `smaller`: the variants that could stand in, and what each needs.
+    def take(self, model: Model, need: Need, *, evict: bool) -> AllocationGuard | Lacking:
+        """Keep memory for one worker, or say what is lacking at this moment; nothing is waited for.
 
-        `evict`: idle models may go for it. Raises MemoryExhausted, and ResourceNotAvailableError beyond the hard limit.
+        `evict`: idle models may go for it, and are on their way where it lacks. Raises ResourceNotAvailableError beyond
+        the hard limit.
         """
         governor, size = self._governor, need.together
-        began_s = time.monotonic()
         if size > governor.soft_bytes:
-            raise self._refused(model, need, smaller, self._left(), Reason.TOO_LARGE)
-        while True:
-            held = self._measure().counted
-            if held > governor.limit_bytes:
-                raise over_hard(model, size, held, governor.limit_bytes)
-            of_machine = self._left_of_machine(size)
-            with self._lock:  # looked at and taken in one step: two who come at once do not both find the same room
-                left = self._left(held)
-                room = min(left, of_machine, governor.free_bytes)
-                if size <= room:
+            return Lacking(Reason.TOO_LARGE, self._left(), evict)
+        held = self._measure().counted
+        if held > governor.limit_bytes:
+            raise over_hard(model, size, held, governor.limit_bytes)
+        of_machine = self._left_of_machine(size)
+        with self._lock:  # looked at and taken in one step: two who come at once do not both find the same room
+            left = min(self._left(held), governor.free_bytes)  # a daemon may give less than the soft budget
+            room = min(left, of_machine)
+            if size <= room:
+                try:
                     return governor.try_allocate(size, holder=model.name)
-                on_their_way = governor.evictions.pending
-            if evict and not on_their_way:
-                plan = governor.evictions.plan(size - room) or ()
-                governor.evictions.put(plan, f"{model.name} needs {to_mb(size)} MB")
-                self._unload()
-                on_their_way = len(plan)
-            patience_s = max(wait_s, EVICTING_S) if on_their_way else wait_s
-            if time.monotonic() - began_s >= patience_s:
-                if of_machine < min(size, left):
-                    raise self._refused_by_machine(model, need, smaller, of_machine)
-                raise self._refused(model, need, smaller, left, Reason.NO_HEADROOM)
-            with self._lock:
-                self._changed.wait(LOOK_AGAIN_S)
+                except Exhausted as refused:  # others wait ahead for it
+                    return Lacking(refused.reason, left, evict)
+            on_their_way = governor.evictions.pending
+        if evict and not on_their_way:
+            plan = governor.evictions.plan(size - room) or ()
+            governor.evictions.put(plan, f"{model.name} needs {to_mb(size)} MB")
+            self._unload()
+            on_their_way = len(plan)
+        if of_machine < min(size, left):
+            return Lacking(Reason.NO_AVAILABLE_MEMORY, of_machine, evict, on_their_way)
+        return Lacking(Reason.NO_HEADROOM, left, evict, on_their_way)
+
+    def wait(self, until_s: float) -> None:
+        """Wait until a worker has changed, and never long: other things change unheard. Nothing is held meanwhile, so
+        that others who ask for the same model wait by their own clocks. `until_s`: of time.monotonic()."""
+        with self._lock:
+            self._changed.wait(min(LOOK_AGAIN_S, max(0.0, until_s - time.monotonic())))
+
+    def refusal(
+        self, model: Model, need: Need, smaller: Iterable[tuple[Model, int]], lacking: Lacking
+    ) -> MemoryExhausted:
+        """For whoever has waited enough. `smaller`: the variants that could stand in, and what each needs."""
+        if lacking.reason is Reason.NO_AVAILABLE_MEMORY:
+            return self._refused_by_machine(model, need, smaller, lacking.left)
+        if not lacking.evict and lacking.reason is not Reason.TOO_LARGE:
+            later = "it is loaded when it is needed"
+            return MemoryExhausted(BUDGET, need.together, lacking.left, later, reason=lacking.reason, what=model.name)
+        return self._refused(model, need, smaller, lacking)
 
     def overrun(self) -> int:
         """Bytes by which the soft budget is passed; negative where it is not."""
         return -self._left()
 
     def _left(self, held: int | None = None) -> int:
-        """Bytes within the soft budget. The app's own heap counts as it is, where it outgrew what is kept for it."""
+        """Bytes within the soft budget. What is allocated counts once, whoever allocated it; the app's own heap counts
+        as it is, where it outgrew what is kept for it."""
         held = self._measure().counted if held is None else held
-        explained = sum(each.size_bytes for each in self._workers()) + self._governor.reserved_bytes
-        outgrown = max(0, held - explained)
-        return self._governor.soft_bytes - self._governor.allocated_bytes - outgrown
+        return self._governor.soft_bytes - max(self._governor.allocated_bytes, held - self._governor.reserved_bytes)
 
     def _left_of_machine(self, size: int) -> int:
         """What the system could give now, less what was promised to models that are being loaded."""
@@ -104,7 +134,7 @@ class Room:
         return available - promised
 
     def _refused_by_machine(
-        self, model: Model, need: Need, smaller: Sequence[tuple[Model, int]], left: int
+        self, model: Model, need: Need, smaller: Iterable[tuple[Model, int]], left: int
     ) -> MemoryExhausted:
         """The budget has room, and the machine does not."""
         fitting = _fitting(smaller, left)
@@ -120,30 +150,32 @@ class Room:
         )
 
     def _refused(
-        self, model: Model, need: Need, smaller: Sequence[tuple[Model, int]], left: int, reason: Reason
+        self, model: Model, need: Need, smaller: Iterable[tuple[Model, int]], lacking: Lacking
     ) -> MemoryExhausted:
         # What could go is free as good as: a refusal that counted it as taken would suggest nothing that helps.
         workers = self._workers()
         idle = sum(each.size_bytes for each in workers if not each.busy)
-        available = max(0, min(left + idle, self._governor.soft_bytes))
+        available = max(0, min(lacking.left + idle, self._governor.soft_bytes))
         suggestion = _suggestion(model, need, smaller, available, self._governor.soft_bytes, workers)
         if suggestion is None:
             suggestion = self._from_governor(model, need)
-        return MemoryExhausted(BUDGET, need.together, available, suggestion, reason=reason, what=model.name)
+        return MemoryExhausted(BUDGET, need.together, available, suggestion, reason=lacking.reason, what=model.name)
 
     def _from_governor(self, model: Model, need: Need) -> str:
         """What the governor says where it is what refuses: a daemon that gives the app no more, and what to run."""
         try:
             self._governor.try_allocate(need.together, holder=model.name).release()
-        except ResourceNotAvailableError as refused:
+        except Exhausted as refused:
             return refused.suggestion
+        except RequiresEviction:
+            pass  # what is idle would do for the governor, and with the app's own heap it does not
         return "the app's own heap takes what is missing: close what it does not need, or raise the budget"
 
 
 def _suggestion(
     model: Model,
     need: Need,
-    smaller: Sequence[tuple[Model, int]],
+    smaller: Iterable[tuple[Model, int]],
     available: int,
     soft_bytes: int,
     workers: Iterable[Worker],
@@ -160,7 +192,7 @@ def _suggestion(
     return None
 
 
-def _fitting(smaller: Sequence[tuple[Model, int]], available: int) -> str | None:
+def _fitting(smaller: Iterable[tuple[Model, int]], available: int) -> str | None:
     """The largest declared variant that fits."""
     found = next(((other, size) for other, size in smaller if size <= available), None)
     if found is None:
@@ -181,13 +213,18 @@ def over_hard(model: Model, size: int, held: int, hard_bytes: int) -> ResourceNo
     )
 
 
-def variants(model: Model, models: Mapping[str, Model], size_of: Callable[[Model], int]) -> list[tuple[Model, int]]:
-    """The smaller variants of a model, the largest first as they are declared, with what each needs."""
-    found = []
+def variants(model: Model, models: Mapping[str, Model], size_of: Callable[[Model], int]) -> Iterator[tuple[Model, int]]:
+    """The smaller variants of a model, the largest first as they are declared, with what each needs.
+
+    Each is looked at when its turn comes; one whose files can't be read can't stand in.
+    """
     while model.smaller is not None:
         model = models[model.smaller]
-        found.append((model, size_of(model)))
-    return found
+        try:
+            size = size_of(model)
+        except (ModelFailed, OSError):
+            continue
+        yield model, size
 
 
 def counts(worker: Worker) -> bool:

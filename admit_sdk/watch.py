@@ -33,6 +33,7 @@ class Watch:
         self._physical = 0
         self._by_itself = by_itself
         self._level: Level | None = None
+        self._has_looked = False
         self._told = Pressure.LOW
         self._acted_s = float("-inf")
         self._listeners: dict[object, Heard] = {}
@@ -67,13 +68,14 @@ class Watch:
         return end
 
     def pressure_of(self, allocated: int) -> Pressure:
-        """The pressure with so much allocated, beside what the system last said."""
-        return governing.pressure_of(allocated, self._whole, self._soft, self._level)
+        """The pressure with so much allocated, beside what the system last said; asked now where nobody has looked."""
+        level = self._level if self._has_looked else self._system().level
+        return governing.pressure_of(allocated, self._whole, self._soft, level)
 
     def look(self, governor: MemoryGovernor) -> float:
         """One look: read, tell, act. Returns seconds until the next."""
         reading = self._system()
-        self._level = reading.level
+        self._level, self._has_looked = reading.level, True
         allocated = governor.allocated_bytes
         before = self._told
         now = governing.settled(before, allocated, self._whole, self._soft, self._level)
@@ -90,7 +92,7 @@ class Watch:
         return governing.interval_s(left)
 
     def _system(self) -> Reading:
-        """What the system says now; imported and opened with the first look, which mostly is in the watching thread."""
+        """What the system says now; imported and opened when first asked, which mostly is in the watching thread."""
         if self._memory is None:
             from admitd.memory import for_this_system
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from admit_sdk.backends import Backend, Loaded
@@ -39,6 +40,16 @@ class House(Protocol):
 
     def tell(self, worker: Worker) -> None:
         """A worker loads, is ready, is dead or failed. Called without the lock."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """One worker, as it was at one moment."""
+
+    model: str
+    state: State
+    size_bytes: int
+    idle_s: float
 
 
 class Worker:

@@ -2,6 +2,9 @@
 
 Nothing of capacity.yaml names them. An app asks for a budget, and asks again when it wants another one: the new
 reservation stands before the old one goes, under one lock, so that its room is never anyone else's in between.
+
+What was kept is kept anew without a decision; of more than that, only what the app has not in use yet is new to the
+system.
 """
 
 from __future__ import annotations
@@ -10,10 +13,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from admitd.core import admission, chronicle
+from admitd.core import admission, chronicle, headroom
 from admitd.core.events import Event
 from admitd.core.terms import RAM, ProcessId, Request, Reservation, Service
-from admitd.core.verdict import Admitted, Refused, Wait
+from admitd.core.verdict import Admitted, Refused, Verdict, Wait
 from admitd.gate import TRIES, Answer, Ask, Gate, overtaken
 from admitd.record import LONGEST_S
 from admitd.reservations import Busy
@@ -56,12 +59,12 @@ class AppGate(Gate):
                 del said[app, name]
             if name in self.capacity().services:
                 return self._keep_declared(name, app, budget, held)
-            told, happened = self._keep(Service(name, {RAM: budget or 1}, load_timeout_s=LONGEST_S), app, budget)
+            told, happened = self._keep(Service(name, {RAM: budget or 1}, load_timeout_s=LONGEST_S), app, budget, held)
         if happened is not None:  # without the machine-wide lock, which no disk may hold up
             self.record(happened)
         return told if isinstance(told, Refused) else Kept(name, app, budget, held)
 
-    def _keep(self, service: Service, app: ProcessId, budget: int) -> tuple[Refused | None, Event | None]:
+    def _keep(self, service: Service, app: ProcessId, budget: int, held: int) -> tuple[Refused | None, Event | None]:
         """Under the machine-wide lock: the refusal, if it is one, and what is to be remembered, if anything is new."""
         for _ in range(TRIES):
             capacity, warnings = self._source()
@@ -77,9 +80,13 @@ class AppGate(Gate):
                     return None, chronicle.given_back(service.name, mine[0].id) if mine else None
                 others = tuple(each for each in standing.reservations if each not in mine)
                 scene = self._scene((capacity, warnings), checked, replace(standing, reservations=others))
-                request = Request(service, time.monotonic(), app)
-                ahead = [each for each in scene.ledger.waiters if each.order < request.order]
-                verdict = admission.decide(scene.ledger, scene.reading, request, ahead)
+                kept = headroom.total(each.budget for each in mine)
+                verdict: Verdict = Admitted(service.name, service.budget, scene.ledger.free)
+                if not headroom.fits(service.budget, kept):
+                    in_use = self._in_use(app, max(held, kept.get(RAM, 0)))
+                    request = Request(service, time.monotonic(), app, in_use={RAM: in_use})
+                    ahead = [each for each in scene.ledger.waiters if each.order < request.order]
+                    verdict = admission.decide(scene.ledger, scene.reading, request, ahead)
                 if isinstance(verdict, Refused):
                     return _for_an_app(verdict), None
                 made = self.records.reserve(lock, service, app)
@@ -89,6 +96,11 @@ class AppGate(Gate):
                     return None, chronicle.admitted(verdict, scene.ledger, scene.reading)
                 return None, None
         raise Busy(f"loads came and went through {TRIES} looks; ask again")
+
+    def _in_use(self, app: ProcessId, most: int) -> int:
+        """Bytes that it has, by its word or because they were kept for it (`most`), and that it was seen to hold."""
+        seen = self._memory.footprint([app], most)
+        return most if seen is None else min(seen, most)
 
     def apps(self) -> list[Kept]:
         """The apps that something is kept for now. Raises NotRecorded."""

@@ -57,6 +57,8 @@ def decide(ledger: Ledger, reading: Reading, request: Request, ahead: Iterable[W
     7. live veto, the system is under pressure: refused, `pressure`;
     8. live veto, the system has less available than the budget needs: refused, `no-available-memory`;
     9. admitted.
+
+    The live veto judges what is new to the system only: the part of the budget that is not in use yet.
     """
     service = request.service
     account = ledger.account(service)
@@ -72,7 +74,7 @@ def decide(ledger: Ledger, reading: Reading, request: Request, ahead: Iterable[W
         or _exclusive(ledger, service, free)
         or _no_headroom(ledger, service, free)
         or _queued(ledger, service, free, ahead)
-        or _vetoed(ledger, reading, service)
+        or _vetoed(ledger, reading, request)
         or Admitted(service.name, service.budget, free)
     )
 
@@ -166,8 +168,11 @@ def _queued(ledger: Ledger, service: Service, free: Amounts, ahead: Iterable[Wai
     )
 
 
-def _vetoed(ledger: Ledger, reading: Reading, service: Service) -> Refused | None:
-    if not ledger.capacity.live_veto:
+def _vetoed(ledger: Ledger, reading: Reading, request: Request) -> Refused | None:
+    service = request.service
+    new = headroom.unused(service.budget, request.in_use)
+    grows = any(request.in_use.values())
+    if not ledger.capacity.live_veto or (grows and not any(new.values())):
         return None
     free = ledger.free_for(service)
     if reading.level is not None and reading.level >= Level.WARN:
@@ -185,14 +190,15 @@ def _vetoed(ledger: Ledger, reading: Reading, service: Service) -> Refused | Non
         return None
     left = headroom.still_available(reading.available, promises(ledger), ledger.capacity.host.safety)
     # Of a resource that the reading does not mention nothing is known, and nothing is guessed.
-    read = {resource: amount for resource, amount in service.budget.items() if resource in reading.available}
+    read = {resource: amount for resource, amount in new.items() if resource in reading.available}
     short = headroom.missing(read, left)
     if not short:
         return None
+    already = f", {_mb(request.in_use)} MB of it in use already," if grows else ""
     return Refused(
         service.name,
         Reason.NO_AVAILABLE_MEMORY,
-        f"{service.name} needs {_mb(service.budget)} MB and fits the pool, but the system has "
+        f"{service.name} needs {_mb(service.budget)} MB{already} and fits the pool, but the system has "
         f"{_free_mb(reading.available)} MB available, {_free_mb(left)} MB of it beyond the safety floor and what is "
         f"promised to loads under way: {_mb(short)} MB short. Something that is not declared holds the rest.",
         service.budget,

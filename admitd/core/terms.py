@@ -227,13 +227,15 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One wish to load one service. `arrival` orders requests that meet in one look."""
+    """One wish to load one service. `arrival` orders requests that meet in one look. `in_use`: what of its budget its
+    holder has in use already, so that the system's available memory is without it by now."""
 
     service: Service
     arrival: float = 0.0
     holder: ProcessId | None = None
     dry_run: bool = False
     waiter: str | None = None
+    in_use: Amounts = field(default_factory=dict)
 
     @property
     def order(self) -> tuple[int, float, str]:

@@ -14,6 +14,8 @@ from admit_sdk.holdings import Holdings
 from admit_sdk.models import Model
 from admit_sdk.pool import ModelPool
 from admitd.core.units import MIB
+from admitd.memory import Memory
+from tests.gates import Quiet
 from tests.live.conftest import make_once
 from tests.sdk import counting
 from tests.sdk.counting import Counting, Make
@@ -33,8 +35,16 @@ def make(backend: Counting, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     monkeypatch.setattr(machine, "available", lambda: None)
     made: list[ModelPool] = []
 
-    def make(*models: Model, soft_mb: int = 250, hard_mb: int = 300, **options: Any) -> ModelPool:
-        governor = MemoryGovernor(hard_mb * MIB, soft=soft_mb * MIB, watch=False)
+    def make(
+        *models: Model,
+        soft_mb: int = 250,
+        hard_mb: int = 300,
+        reserved_mb: int = 0,
+        memory: Memory | None = None,
+        **options: Any,
+    ) -> ModelPool:
+        soft, system = soft_mb * MIB, memory or Quiet()
+        governor = MemoryGovernor(hard_mb * MIB, reserved_mb * MIB, soft=soft, memory=system, watch=False)
         made.append(ModelPool(governor, models, **options))
         return made[-1]
 

@@ -118,6 +118,20 @@ def test_where_idle_models_are_in_the_way_the_refusal_names_them_in_order(govern
     assert [each.evicted for each in models] == [0, 0, 0, 0]
 
 
+@pytest.mark.parametrize("asked", [300, 400, 500])
+def test_where_a_daemon_gives_no_more_the_apps_own_idle_models_go_first(governor: MemoryGovernor, asked: int) -> None:
+    """500 may be had, and an idle model has 400 of them; the daemon is asked for more in any case."""
+    wanted: list[int] = []
+    Model(governor, "idle", 400)
+    governor.ask_before_growing(500, lambda more: wanted.append(more) or "run: admit unload llm")
+    with pytest.raises(RequiresEviction, match="evict idle first") as refused:
+        governor.try_allocate(asked, holder="new")
+    assert (refused.value.available, wanted) == (100, [400 + asked])
+    with pytest.raises(Exhausted, match="run: admit unload llm"):
+        governor.try_allocate(501)
+    governor.ask_before_growing(1_000, None)
+
+
 def test_nobody_goes_who_is_not_needed(governor: MemoryGovernor) -> None:
     models = [Model(governor, name, size, used) for used, (name, size) in enumerate([("small", 100), ("large", 900)])]
 

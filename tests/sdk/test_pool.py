@@ -17,12 +17,12 @@ from admit_sdk.errors import (
 )
 from admit_sdk.holdings import Holdings
 from admit_sdk.lifecycle import State
-from admit_sdk.models import Model
+from admit_sdk.models import Model, Need
 from admitd.core.governing import App
-from admitd.core.terms import RAM
+from admitd.core.terms import RAM, Level, Reading
 from admitd.core.units import MIB
 from admitd.processes.glimpse import identify
-from tests.gates import until
+from tests.gates import Quiet, until
 from tests.sdk.counting import Counting, Make, ask, model, states
 
 # Loading.
@@ -40,6 +40,44 @@ def test_what_is_eager_is_loaded_at_once(make: Make, backend: Counting) -> None:
     pool = make(model("a", eager=True), model("b"))
     until(lambda: states(pool) == {"a": State.READY})
     assert backend.loads == ["a"]
+
+
+@pytest.mark.parametrize("idle_by_then", [True, False])
+def test_of_what_is_eager_as_much_as_fits_is_loaded_in_the_order_in_which_it_is_declared(
+    make: Make, backend: Counting, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, idle_by_then: bool
+) -> None:
+    ready: list[str] = []
+
+    def need(each: Model) -> Need:
+        if each.name == "c" and idle_by_then:
+            until(lambda: sorted(ready) == ["a", "b"])
+        return Need(each.size_bytes or MIB, 0)
+
+    monkeypatch.setattr(backend, "need", need)
+    models = [model(name, eager=True) for name in "abc"]
+    pool = make(*models, told=lambda name, state: ready.append(name) if state is State.READY else None)
+    until(lambda: states(pool) == {"a": State.READY, "b": State.READY})
+    assert (
+        "c needs 100 MB of memory of the app's budget, and 50 MB are free: it is loaded when it is needed"
+        in caplog.text
+    )
+    assert "unloaded all the same" not in caplog.text
+    assert pool.ask("c", ask()).tokens == 2
+
+
+@pytest.mark.parametrize("level", [Level.WARN, Level.CRITICAL])
+def test_what_is_eager_is_not_loaded_on_a_machine_that_is_short_of_memory_already(
+    make: Make, backend: Counting, caplog: pytest.LogCaptureFixture, level: Level
+) -> None:
+    class Short(Quiet):
+        def reading(self) -> Reading:
+            return Reading({RAM: MIB}, level, "the test says so")
+
+    pool = make(model("a", eager=True), memory=Short())
+    assert not pool.status()
+    assert not backend.loads
+    assert "a is not loaded ahead of need: the pressure is" in caplog.text
+    assert pool.ask("a", ask()).tokens == 2
 
 
 def test_a_measured_size_replaces_the_estimate(make: Make, backend: Counting) -> None:
@@ -172,6 +210,7 @@ def test_a_second_worker_evicts_nobody(make: Make) -> None:
     pool = make(model("a", workers=2), model("b"))
     pool.ask("b", ask())
     assert pool.ensure_workers("a") == 1
+    assert not pool.governor.evictions.pending
     assert states(pool).keys() == {"a", "b"}
 
 
@@ -243,6 +282,31 @@ def test_the_suggestion_is_a_declared_variant_that_fits(make: Make, backend: Cou
     assert pool.ask("small", ask()).tokens == 2
 
 
+def test_a_variant_that_is_missing_keeps_nothing_from_loading_and_is_not_suggested(
+    make: Make, backend: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[str] = []
+
+    def need(each: Model) -> Need:
+        looked_at.append(each.name)
+        if each.name == "gone":
+            raise ModelFailed("gone: there is no such folder")
+        if each.name == "torn":
+            raise OSError("the disk is gone")
+        return Need(each.size_bytes or MIB, 0)
+
+    monkeypatch.setattr(backend, "need", need)
+    chain = (model("gone", smaller="torn"), model("torn", smaller="small"), model("small", 60))
+    pool = make(model("large", 200, smaller="gone"), *chain)
+    told = pytest.raises(MemoryExhausted, match="ask small instead, its smaller variant, which needs 60 MB")
+    with pool.governor.try_allocate(150 * MIB), told:
+        pool.submit("large", ask())
+    assert looked_at == ["large", "gone", "torn", "small"]
+    looked_at.clear()
+    assert pool.ask("large", ask()).tokens == 2
+    assert not looked_at
+
+
 def test_on_a_battery_the_smaller_variant_answers(make: Make, backend: Counting) -> None:
     battery = [False]
     pool = make(model("large", 200, smaller="small"), model("small"), prefers_smaller=lambda: battery[0])
@@ -256,11 +320,33 @@ def test_on_a_battery_the_smaller_variant_answers(make: Make, backend: Counting)
 
 
 def test_the_apps_own_heap_counts(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = make(model("a"), model("b"))
+    pool = make(model("a"), model("b"), model("c", 250))
     pool.ask("a", ask())
     monkeypatch.setattr(holdings, "measure", lambda files=(): Holdings(280 * MIB))
-    with pytest.raises(MemoryExhausted, match="the app's own heap takes what is missing"):
-        pool.submit("b", ask())
+    for name in "bc":
+        with pytest.raises(MemoryExhausted, match="70 MB are free: the app's own heap takes what is missing"):
+            pool.submit(name, ask())
+
+
+def test_what_the_app_itself_allocates_counts_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = make(model("a"), model("b", 150), soft_mb=600, hard_mb=700)
+    pool.ask("a", ask())
+    with pool.governor.try_allocate(350 * MIB, holder="index"):
+        monkeypatch.setattr(holdings, "measure", lambda files=(): Holdings(450 * MIB))
+        assert pool._room.overrun() == -150 * MIB
+        pool.ask("b", ask())
+        assert states(pool).keys() == {"a", "b"}
+        monkeypatch.setattr(holdings, "measure", lambda files=(): Holdings(601 * MIB))
+        assert pool._room.overrun() == MIB
+
+
+@pytest.mark.parametrize(("held_mb", "left_mb"), [(0, 600), (100, 600), (150, 550), (701, -1)])
+def test_the_heap_counts_where_it_outgrew_what_is_reserved_for_it(
+    make: Make, monkeypatch: pytest.MonkeyPatch, held_mb: int, left_mb: int
+) -> None:
+    monkeypatch.setattr(holdings, "measure", lambda files=(): Holdings(held_mb * MIB))
+    pool = make(soft_mb=600, hard_mb=800, reserved_mb=100)
+    assert pool._room.overrun() == -left_mb * MIB
 
 
 def test_beyond_the_hard_limit_nothing_is_loaded(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,6 +400,21 @@ def test_what_a_daemon_says_is_passed_on(make: Make, backend: Counting) -> None:
     """The governor knows it, by admit_sdk/citizen.py."""
     pool = make(model("a"))
     pool.governor.ask_before_growing(50 * MIB, lambda wanted: "Notes holds 900 MB; run: admit unload notes")
-    with pytest.raises(ResourceNotAvailableError, match="Notes holds 900 MB; run: admit unload notes"):
+    with pytest.raises(MemoryExhausted, match="Notes holds 900 MB; run: admit unload notes") as told:
         pool.submit("a", ask())
+    assert (told.value.required, told.value.available) == (100 * MIB, 50 * MIB)
     assert not backend.loads
+
+
+@pytest.mark.parametrize(("ceiling_mb", "available_mb"), [(150, 150), (100, 100), (40, 40), (0, 0)])
+def test_what_is_free_is_what_a_daemon_leaves_with_what_could_go(
+    make: Make, backend: Counting, ceiling_mb: int, available_mb: int
+) -> None:
+    pool = make(model("a"), model("b", 200, smaller="c"), model("c", 120))
+    pool.ask("a", ask())
+    pool.governor.ask_before_growing(ceiling_mb * MIB, lambda wanted: "run: admit unload notes")
+    fits = "ask c instead, its smaller variant, which needs 120 MB" if ceiling_mb == 150 else "run: admit unload notes"
+    with pytest.raises(MemoryExhausted, match=fits) as told:
+        pool.submit("b", ask())
+    assert told.value.available == available_mb * MIB
+    assert states(pool).keys() == {"a"}

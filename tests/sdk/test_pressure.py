@@ -174,6 +174,20 @@ def test_high_pressure_refuses_what_is_eager_and_nothing_else() -> None:
         governor.try_allocate(1).release()
 
 
+def test_before_anybody_has_looked_the_system_is_asked() -> None:
+    system = System(Level.WARN)
+    governor = MemoryGovernor(1_000, memory=system, watch=False)
+    assert governor.pressure is HIGH
+    with pytest.raises(Exhausted, match="the pressure is high, so nothing is loaded ahead of need"):
+        governor.try_allocate(1, eager=True)
+    system.level = Level.NORMAL
+    governor.try_allocate(1, eager=True).release()
+    assert governor.pressure is LOW
+    governor.look()
+    system.level = Level.CRITICAL
+    assert governor.pressure is LOW  # what it said at the last look stands until the next one
+
+
 def test_critical_pressure_frees_a_tenth_of_what_is_allocated_least_recently_used_first() -> None:
     governor = MemoryGovernor(1_000, memory=System(), watch=False)
     models = [Model(governor, f"m{used}", 96, used) for used in range(10)]
