@@ -1,4 +1,4 @@
-"""scripts/quickstart on a machine that has Python and nothing else: no root, no ps, no apt-get, none of the tests' tools."""
+"""scripts/quickstart where there is Python and nothing else: no root, no ps, no apt-get, no tools of the tests."""
 
 from __future__ import annotations
 
