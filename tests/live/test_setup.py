@@ -45,8 +45,7 @@ def test_the_quickstart_needs_python_alone(servers: Servers, checkout: Path, tmp
     bare.mkdir()
     for tool in TOOLS:
         (bare / tool).symlink_to(shutil.which(tool) or tool)
-    python = Path(sys.base_prefix) / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
-    environ = {**servers.env, **wheels.settings(tmp_path), "PATH": str(bare), "PYTHON": str(python)}
+    environ = {**servers.env, **wheels.settings(tmp_path), "PATH": str(bare), "PYTHON": wheels.PYTHON}
     environ.pop("PYTHONPATH", None)
     story = servers.start(checkout / "scripts/quickstart", env=environ, cwd=tmp_path)
     code = story.wait(timeout=380)
@@ -60,6 +59,22 @@ def test_the_quickstart_needs_python_alone(servers: Servers, checkout: Path, tmp
     installed = {each for each in installed if not each.startswith(("pip==", "setuptools=="))}  # every venv has them
     assert installed - names("uv.txt") <= names("quickstart.txt")
     assert any(each.startswith("mlx-lm==") for each in installed)
+
+
+def test_an_environment_that_a_link_leads_to_is_left_as_it_is(checkout: Path, tmp_path: Path) -> None:
+    """Two checkouts may share one: made anew from the second, it would be gone for the first."""
+    other = tmp_path / "other"
+    (other / "bin").mkdir(parents=True)
+    (checkout / ".venv").symlink_to(other)
+
+    def setup() -> tuple[int, str]:
+        done = subprocess.run([checkout / "scripts/setup"], capture_output=True, text=True, timeout=60, check=False)
+        return done.returncode, done.stderr
+
+    assert setup() == (1, "scripts/setup: the link .venv leads to no environment; remove it, then run this again.\n")
+    (other / "bin" / "python").symlink_to(sys.executable)
+    assert setup() == (0, "scripts/setup: .venv is a link, and what it leads to is left as it is\n")
+    assert [path.name for path in other.rglob("*")] == ["bin", "python"]
 
 
 def test_the_quickstart_is_a_part_of_the_whole_lock() -> None:
