@@ -114,7 +114,7 @@ class Facts:
     journal: str = ""
     journal_problem: str | None = None
     disk_free: int | None = None
-    has_apprise: bool = True
+    install_apprise: str = ""  # the command; empty where it is there
 
 
 UNSEEN: Final = "the process table can't be seen (see processes)"

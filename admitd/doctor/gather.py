@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from admitd import __version__, actuator, capacity, ownfile, places, processes, reservations, supervisors, trail
+from admitd import __version__, actuator, capacity, extras, ownfile, places, processes, reservations, supervisors, trail
 from admitd import memory as memories
 from admitd.core.respawn import Supervisor
 from admitd.core.terms import Capacity, Command, ProcessId
@@ -73,7 +73,7 @@ def gather(environ: Mapping[str, str], config: str | None, port: int) -> Facts:
         journal=str(journal),
         journal_problem=journal_problem,
         disk_free=_free(journal.parent),
-        has_apprise=importlib.util.find_spec("apprise") is not None,
+        install_apprise="" if importlib.util.find_spec("apprise") else extras.install("notify"),
     )
 
 
