@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from admitd import actuator
+from admitd import actuator, extras
 from admitd.core.events import Severity, to_json
 from admitd.core.grouping import Message
 from admitd.core.terms import Command, Sentinel
@@ -55,7 +55,7 @@ class AppriseChannel:
         try:
             import apprise
         except ImportError:
-            return "Apprise is not installed: pip install 'admit[notify]'"
+            return f"Apprise is not installed: {extras.install('notify')}"
         one: Any = apprise.Apprise()
         if not one.add(self._url):
             return "Apprise takes it for no URL of its own; see its list of services"

@@ -219,7 +219,7 @@ class SentinelShape(_Shape, title="sentinel"):
     )
     notify: Annotated[list[NotifyUrl], BeforeValidator(values.names)] = Field(
         default=[],
-        description="Where people are told: URLs of Apprise (pip install 'admit[notify]').",
+        description="Where people are told: URLs of Apprise, the extra `notify`, and desktop://.",
         examples=[["ntfy://ntfy.sh/my-topic"]],
     )
     notify_command: Command = Field(

@@ -43,6 +43,7 @@ ORDER = (
     "admitd/core/chronicle.py",
     "admitd/core/governing.py",
     "admitd/core/wire.py",
+    "admitd/extras.py",
     "admitd/problem.py",
     "admitd/modelfiles/",
     "admitd/places.py",
@@ -168,6 +169,7 @@ SHARED = (
     "admitd/processes/glimpse.py",
     "admitd/actuator.py",
     "admitd/boot.py",
+    "admitd/extras.py",
     "admitd/machinelock.py",
     "admitd/places.py",
 )

@@ -97,3 +97,8 @@ def test_every_recipe_is_linked() -> None:
     """A recipe that nobody finds is no recipe."""
     readme = text_of("README.md")
     assert all(f"config/recipes/{recipe.name}" in readme for recipe in (ROOT / "config/recipes").glob("*.yaml"))
+
+
+def test_the_architecture_names_each_part_once() -> None:
+    rows = re.findall(r"^\| (`.+?) \|", text_of("docs/ARCHITECTURE.md"), re.MULTILINE)
+    assert len(rows) == len(set(rows)) > 20

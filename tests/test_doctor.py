@@ -99,11 +99,11 @@ CASES: list[tuple[str, dict[str, Any], Level, str, str, dict[str, Any]]] = [
     ("commands", {"missing": (Missing("", "notify_command", "say"),)}, W, "notify_command runs say", "EDITOR", {}),
     (
         "notify",
-        {"capacity": declares(notify=("ntfy://h/t",)), "has_apprise": False},
+        {"capacity": declares(notify=("ntfy://h/t",)), "install_apprise": "python -m pip install apprise"},
         F,
         "1 of sentinel.notify",
-        "pip install 'admit[notify]'",
-        {"capacity": declares(notify=("desktop://",)), "has_apprise": False},
+        "python -m pip install apprise",
+        {"capacity": declares(notify=("desktop://",)), "install_apprise": "python -m pip install apprise"},
     ),
     ("processes", {"look": None, "cannot_see": "hidden"}, F, "hidden", "ls -ld /proc", {}),
     (

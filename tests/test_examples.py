@@ -18,7 +18,7 @@ EXAMPLE = CONFIG / "capacity.example.yaml"
 SCHEMA = CONFIG / "capacity.schema.json"
 RECIPES = sorted((CONFIG / "recipes").glob("*.yaml"))
 FILES = [EXAMPLE, *RECIPES]
-RUN_BY_TESTS = {"mlx-lm.yaml", "llama-server.yaml"}
+RUN_BY_TESTS = {"mlx-lm.yaml", "llama-server.yaml"}  # tests/live/test_recipes.py
 
 
 @pytest.fixture(params=FILES, ids=lambda path: path.name)

@@ -110,7 +110,7 @@ def test_another_admit_in_path_is_not_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", ["uv/archive-v0/abc/bin", ".cache/pipx/abc/bin"])
 def test_one_that_may_be_gone_tomorrow_is_refused(tmp_path: Path, place: str) -> None:
     program = an_admit(tmp_path / place)
-    with pytest.raises(KeeperFailed, match=r"lies in a cache.*uv tool install admit"):
+    with pytest.raises(KeeperFailed, match=r"lies in a cache.*install admit first, by uv tool, pipx or pip"):
         wanted.program(str(program), {}, str(program.parents[1]))
 
 

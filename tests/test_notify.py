@@ -20,6 +20,7 @@ from admitd.core import grouping
 from admitd.core.events import Event, Severity
 from admitd.core.grouping import Message
 from admitd.core.terms import Sentinel
+from admitd.extras import install
 from admitd.journal import Journal
 from admitd.notify import Notifier
 
@@ -312,7 +313,7 @@ def test_a_url_that_is_none_of_apprise_is_said_without_it() -> None:
 
 def test_without_apprise_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "apprise", None)
-    assert AppriseChannel("n", URL).send(message(WOKEN)) == "Apprise is not installed: pip install 'admit[notify]'"
+    assert AppriseChannel("n", URL).send(message(WOKEN)) == f"Apprise is not installed: {install('notify')}"
 
 
 def test_a_command_gets_json_on_stdin_and_words_in_its_environment(tmp_path: Path) -> None:

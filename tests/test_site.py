@@ -99,7 +99,10 @@ def test_every_capacity_file_is_fine(block: str, tmp_path: Path) -> None:
         block = (ROOT / included[1]).read_text()
     read = yaml.safe_load(block)
     if not isinstance(read, dict) or not set(read) <= {"version", "host", "hosts", "services", "sentinel", "live_veto"}:
-        return  # another program's file: that it is YAML is all that can be said of it
+        # Another program's file: that it is YAML, and that it calls `admit` as it wants to be called.
+        called = re.findall(r"^ *(?:cmd|command): (admit .+)$", block, re.MULTILINE)
+        assert called and all(parse(shlex.split(each)[1:]) is not None for each in called)
+        return
     read.setdefault("hosts", {"h": {"ram_physical_mb": 65_536, "ram_reserved_mb": 12_288, "ram_safety_mb": 4_096}})
     read.setdefault("services", {"x": {"ram_budget_mb": 1, "process_pattern": "x"}})
     file = tmp_path / "capacity.yaml"
@@ -112,6 +115,18 @@ def test_every_capacity_file_is_fine(block: str, tmp_path: Path) -> None:
 def test_every_line_of_shell_can_be_read(block: str) -> None:
     done = subprocess.run(["sh", "-n"], input=block, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_reference_names_every_field_of_an_answer(asked: Daemon) -> None:
+    page = (DOCS / "reference" / "http.md").read_text()
+    shapes = {part.split("\n", 1)[0]: part for part in page.split("\n### ")[1:]}
+    _, verdict = asked.admit("chat", holder_pid=os.getpid())
+    status, refusal = asked.ask("POST", "/admit", {"service": "other", "holder_pid": os.getpid()})
+    assert (verdict["verdict"], status) == ("admitted", 409)
+    ledger = asked.ask("GET", "/capacity")[1]
+    answers = [("VerdictBody", verdict), ("RefusalBody", refusal), ("Capacity", ledger)]
+    answers += [("Service", ledger["services"][0]), ("Reservation", ledger["reservations"][0])]
+    assert [name for shape, answer in answers for name in answer if f"| `{name}`" not in shapes[shape]] == []
 
 
 def test_the_property_list_starts_the_service_through_admit() -> None:

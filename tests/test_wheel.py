@@ -6,7 +6,6 @@ import importlib.util
 import json
 import subprocess
 import sys
-import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import pytest
 
 from tests import wheels
 from tests.daemons import CAPACITY, end_naps, free_port, sleeper, until
-from tests.wheels import UV, Built, build, command
+from tests.wheels import PYTHON, UV, Built, build, command, unpacked
 
 ROOT = Path(__file__).parents[1]
 PIPX = "pipx==1.18.4"
@@ -74,11 +73,7 @@ def test_all_that_is_needed_is_in_the_wheel(built: Built, made: dict[str, str]) 
 
 def test_the_source_archive_makes_the_same_wheel(built: Built, tmp_path: Path) -> None:
     """Homebrew, and whoever builds it himself, has nothing else."""
-    build(ROOT, "sdist", tmp_path)
-    (archive,) = tmp_path.glob("*.tar.gz")
-    with tarfile.open(archive) as opened:
-        opened.extractall(tmp_path, filter="data")
-    build(archive.with_name(archive.name.removesuffix(".tar.gz")), "wheel", tmp_path)
+    build(unpacked(tmp_path), "wheel", tmp_path)
     (again,) = tmp_path.glob("*.whl")
     assert sorted(zipfile.ZipFile(again).namelist()) == sorted(zipfile.ZipFile(built.wheel).namelist())
 
@@ -93,7 +88,7 @@ def home() -> Iterator[Path]:
 
 def by_uv(built: Built, home: Path) -> Path:
     places = {"UV_TOOL_DIR": str(home / "tools"), "UV_TOOL_BIN_DIR": str(home / "bin")}
-    command(UV, "tool", "install", "--constraints", str(built.locked), str(built.wheel), home=home, **places)
+    command(UV, "tool", "install", "--constraints", str(built.locked), str(unpacked(home)), home=home, **places)
     return home / "bin"
 
 
@@ -105,10 +100,26 @@ def by_pipx(built: Built, home: Path) -> Path:
 
 
 def by_pip(built: Built, home: Path) -> Path:
-    command(UV, "venv", "--seed", "--python", sys.executable, str(home / "venv"), home=home)
-    pip = home / "venv/bin/pip"
-    command(str(pip), "install", "--constraint", str(built.locked), str(built.wheel), home=home)
-    return home / "venv/bin"
+    """With Python alone: its pip fetches what builds the wheel, and builds it."""
+    command(PYTHON, "-m", "venv", str(home / "admit"), home=home)
+    pip = home / "admit/bin/pip"
+    command(str(pip), "install", "--constraint", str(built.locked), str(unpacked(home)), home=home)
+    return home / "admit/bin"
+
+
+def gets_the_extra(folder: Path, home: Path) -> None:
+    """The command that is named where Apprise is missing, run as it is printed."""
+    python = (folder / "admit").resolve().with_name("python")
+
+    def runs(code: str) -> str:
+        asked = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, timeout=60, check=False)
+        assert (asked.returncode, asked.stderr) == (0, "")
+        return asked.stdout.strip()
+
+    there = "import importlib.util; print(importlib.util.find_spec('apprise') is not None)"
+    assert runs(there) == "False"
+    command("sh", "-c", runs("from admitd import extras; print(extras.install('notify'))"), home=home)
+    assert runs(there) == "True"
 
 
 def the_daemon_answers(home: Path, environ: dict[str, str]) -> None:
@@ -151,6 +162,7 @@ def test_the_tour_works_where_nothing_but_the_wheel_was_installed(installer, bui
     assert admit("unload", "chat")[0] == 0
     if installer is by_uv:
         the_daemon_answers(home, environ)
+    gets_the_extra(folder, home)
     # What the installers of the daemon fill in came with it.
     python = (folder / "admit").resolve().with_name("python")
     code = "from admitd.installing import wanted; print(len(wanted.template('launchd', 'admit.plist')))"

@@ -10,12 +10,14 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+PYTHON = f"{sys.base_prefix}/bin/python{sys.version_info[0]}.{sys.version_info[1]}"  # one that is no environment
 UV = str(Path(sys.executable).with_name("uv"))
 UNREACHABLE = re.compile(r"connect|resolve host|name resolution|error sending request|Failed to fetch|timed out", re.I)
 
@@ -31,6 +33,15 @@ class Built:
 def build(source: Path, what: str, folder: Path) -> None:
     command = [sys.executable, "-m", "hatchling", "build", "-t", what, "-d", str(folder)]
     subprocess.run(command, cwd=source, check=True, capture_output=True, timeout=60)
+
+
+def unpacked(folder: Path) -> Path:
+    """What a checkout has, from the source archive: the checkout itself is not for a test to build in."""
+    build(ROOT, "sdist", folder)
+    (archive,) = folder.glob("*.tar.gz")
+    with tarfile.open(archive) as opened:
+        opened.extractall(folder, filter="data")
+    return archive.with_name(archive.name.removesuffix(".tar.gz"))
 
 
 def built(folder: Path) -> Built:

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 from admit_sdk.errors import ModelFailed
 from admit_sdk.models import Model, Need
 from admit_sdk.requests import Capability, Piece, Request
+from admitd import extras
 
 Check = Callable[[], None]
 """Raises Aborted or DeadlinePassed where the request is not wanted any more."""
@@ -94,8 +95,7 @@ def _ours(name: str, model: Model) -> Backend:
         backend: Backend = getattr(import_module(f"admit_sdk.backends.{file}"), kind)()
     except ImportError as missing:
         raise ModelFailed(
-            f"{model.name} needs {name}, and {missing.name or 'its library'} is not installed: "
-            f"pip install 'admit[{extra}]'"
+            f"{model.name} needs {name}, and {missing.name or 'its library'} is not installed: {extras.install(extra)}"
         ) from missing
     return backend
 

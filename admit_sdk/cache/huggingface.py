@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from admit_sdk.cache.errors import InUse, NoHub, NotCached
 from admit_sdk.cache.opened import is_opened
+from admitd import extras
 
 if TYPE_CHECKING:
     from huggingface_hub import CachedRepoInfo, HFCacheInfo
 
 _NOATIME: Final = getattr(os, "ST_NOATIME", 0)
-INSTALL: Final = "pip install 'admit[hub]'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +110,8 @@ def _scan(folder: Path) -> HFCacheInfo | None:
             warnings.simplefilter("ignore", DeprecationWarning)
             from huggingface_hub import scan_cache_dir
     except ImportError as problem:
-        raise NoHub(f"Hugging Face's cache in {folder} is read through its own library; install it: {INSTALL}") from (
-            problem
-        )
+        how = extras.install("hub")
+        raise NoHub(f"Hugging Face's cache in {folder} is read through its own library; install it: {how}") from problem
     try:
         return scan_cache_dir(folder)
     except (OSError, ValueError) as problem:

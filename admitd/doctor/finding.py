@@ -118,7 +118,7 @@ class Facts:
     journal: str = ""
     journal_problem: str | None = None
     disk_free: int | None = None
-    has_apprise: bool = True
+    install_apprise: str = ""  # the command; empty where it is there
 
     def again(self, *words: str) -> str:
         """An `admit` command line that works when pasted, going by the file that the user named."""

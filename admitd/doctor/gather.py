@@ -18,6 +18,7 @@ from typing import Final
 from admitd import (
     __version__,
     capacity,
+    extras,
     installing,
     ownfile,
     places,
@@ -90,7 +91,7 @@ def gather(environ: Mapping[str, str], config: str | None, port: int) -> Facts:
         journal=str(journal),
         journal_problem=journal_problem,
         disk_free=_free(journal.parent),
-        has_apprise=importlib.util.find_spec("apprise") is not None,
+        install_apprise="" if importlib.util.find_spec("apprise") else extras.install("notify"),
     )
 
 

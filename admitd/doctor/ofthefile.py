@@ -47,10 +47,8 @@ def notifying(facts: Facts, declared: Capacity) -> list[Finding]:
     """Whoever is to be told can be."""
     sentinel = declared.sentinel
     elsewhere = [url for url in sentinel.notify if not url.startswith("desktop:")]
-    if elsewhere and not facts.has_apprise:
-        return [
-            fault(f"{len(elsewhere)} of sentinel.notify need Apprise, which is missing", "pip install 'admit[notify]'")
-        ]
+    if elsewhere and facts.install_apprise:
+        return [fault(f"{len(elsewhere)} of sentinel.notify need Apprise, which is missing", facts.install_apprise)]
     if not sentinel.notify and sentinel.notify_command is None:
         return ok("nobody is told of anything (sentinel.notify is empty); admit events shows it")
     return ok("who is to be told can be told")

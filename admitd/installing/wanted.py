@@ -213,10 +213,10 @@ def program(argv0: str, environ: Mapping[str, str], prefix: str) -> str:
                 if _PASSING.search(os.path.realpath(candidate)):
                     raise KeeperFailed(
                         f"{candidate} lies in a cache, and may be gone tomorrow; "
-                        "install admit first: uv tool install admit"
+                        "install admit first, by uv tool, pipx or pip"
                     )
                 return candidate
-    raise KeeperFailed(f"there is no program {own}; install admit first: uv tool install admit")
+    raise KeeperFailed(f"there is no program {own}; install admit first, by uv tool, pipx or pip")
 
 
 def needs_privilege(services: Mapping[str, Service]) -> dict[str, str]:

@@ -82,8 +82,9 @@ def _http() -> Iterator[str]:
                 yield "Needs the token.\n"
             yield from _taken(told, shapes)
             answers = [each for each in sorted(told["responses"].items()) if int(each[0]) not in schemas.EVERYWHERE]
-            rows = [(f"`{code}`", _cell(answer["description"])) for code, answer in answers]
-            yield from _table(("answer", ""), rows)
+            rows = [(f"`{code}`", _cell(answer["description"]), _types(_bodies(answer))) for code, answer in answers]
+            yield from _table(("answer", "", "body"), rows)
+    yield from _answered(described)
 
 
 def _openapi() -> dict[str, Any]:
@@ -107,6 +108,67 @@ def _taken(told: Mapping[str, Any], shapes: Mapping[str, Any]) -> Iterator[str]:
         rows.append((f"`{name}`", needed, _cell(field.get("description", ""))))
     if rows:
         yield from _table(("", "in", ""), rows)
+
+
+def _bodies(answer: Mapping[str, Any]) -> list[Any]:
+    """The schemas of what an answer may hold in JSON."""
+    content = answer.get("content", {})
+    return [each.get("schema", {}) for kind, each in sorted(content.items()) if kind.endswith("json")]
+
+
+def _answered(described: Mapping[str, Any]) -> Iterator[str]:
+    """Every shape that an answer has, and those inside of these, once."""
+    shapes = described["components"]["schemas"]
+    operations = [told for methods in described["paths"].values() for told in methods.values()]
+    open_ones = [body for told in operations for answer in told["responses"].values() for body in _bodies(answer)]
+    found: set[str] = set()
+    while open_ones:
+        for name in _named(open_ones.pop()) - found:
+            found.add(name)
+            open_ones.append(shapes[name])
+    yield "## What is answered\n"
+    yield "Every field that is not marked is always there; a reader must pass over fields that it does not know.\n"
+    for name in sorted(found):
+        shape = shapes[name]
+        yield f"### {name}\n"
+        yield f"{_cell(shape.get('description', ''))}\n"
+        if "properties" not in shape:
+            yield f"{_type(shape)}\n"
+            continue
+        rows = []
+        for field, about in shape["properties"].items():
+            mark = "" if field in shape.get("required", ()) else " (not always)"
+            rows.append((f"`{field}`{mark}", _type(about), _cell(about.get("description", ""))))
+        yield from _table(("field", "type", ""), rows)
+
+
+def _named(schema: Any) -> set[str]:
+    """The shapes that a schema names, however deep inside."""
+    if isinstance(schema, list):
+        return set().union(*map(_named, schema))
+    if not isinstance(schema, dict):
+        return set()
+    own = {schema["$ref"].rpartition("/")[2]} if isinstance(schema.get("$ref"), str) else set()
+    return own.union(*map(_named, schema.values()))
+
+
+def _types(each_may_be: list[Any]) -> str:
+    return " or ".join(_type(each) for each in each_may_be)
+
+
+def _type(schema: Mapping[str, Any]) -> str:
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
+    if "anyOf" in schema:
+        return _types(schema["anyOf"])
+    if "enum" in schema or "const" in schema:
+        return ", ".join(f"`{each}`" for each in schema.get("enum", [schema.get("const")]))
+    if schema.get("type") == "array":
+        return f"list of {_type(schema.get('items', {}))}"
+    if isinstance(schema.get("additionalProperties"), dict):
+        return f"names, each with {_type(schema['additionalProperties'])}"
+    return str(schema.get("type", "anything"))
 
 
 # The file.

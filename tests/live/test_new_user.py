@@ -1,4 +1,4 @@
-"""A new user's way: an empty HOME, a wheel, two servers that run; in the end nothing is left but what is his."""
+"""A new user's way: an empty HOME, Python, two servers that run; in the end nothing is left but what is his."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ STAYS = {
     ".local/state/admit/token",
 }
 WITHIN_S = 110.0
-SET = {"UV_NO_PROGRESS": "1", "TERM": "dumb", "COLUMNS": "120"}
+SET = {"PIP_PROGRESS_BAR": "off", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "TERM": "dumb", "COLUMNS": "120"}
 
 
 @dataclass
@@ -70,16 +70,19 @@ class User:
     folder: Path
     servers: Servers
     ports: list[int]
+    exported: str = ""
     typed: list[Typed] = field(default_factory=list)
 
     def types(self, line: str, code: int = 0) -> str:
-        """Type a command, and Enter at each question; what stands on the terminal then."""
+        """Type a command, and Enter at each question; what stands on the terminal then. An export lasts."""
         began = time.monotonic()
+        if line.startswith("export "):
+            self.exported = f"{line}; "
         terminal, inside = pty.openpty()
+        shell = self.systemd.command("sh", "-c", f"{self.exported}cd {self.folder}; {line}")
         process = subprocess.Popen(
-            self.systemd.command("sh", "-c", f"cd {self.folder}; {line}"), env=self.systemd.environ, stdin=inside,
-            stdout=inside, stderr=inside, start_new_session=True,
-        )  # fmt: skip
+            shell, env=self.systemd.environ, stdin=inside, stdout=inside, stderr=inside, start_new_session=True
+        )
         os.close(inside)
         said, questions = "", 0
         try:
@@ -100,6 +103,10 @@ class User:
         wheels.skip_unreachable(done.code, done.said)
         assert done.code == code, f"{line}\n{done.said}"
         return done.said
+
+    def unseen(self, line: str) -> subprocess.CompletedProcess[str]:
+        """Run a command that is none of those of the page."""
+        return self.systemd.run("sh", "-c", f"{self.exported}cd {self.folder}; {line}")
 
     def files(self) -> set[str]:
         """All that is in the home, but for folders."""
@@ -128,30 +135,29 @@ def plain(said: str) -> str:
 
 @pytest.fixture
 def user(servers: Servers, free_port) -> Iterator[User]:
-    """Without anything but uv, a Python, and the servers that are to be seen; `folder` is where the wheel is."""
+    """Without anything but a Python and the servers that are to be seen; `folder` is the checkout."""
     with tempfile.TemporaryDirectory(prefix="a") as folder:  # short, because a socket's path must be
-        home, checkout = Path(folder, "me"), Path(folder, "checkout")
+        home, made = Path(folder, "me"), Path(folder, "made")
         (home / "bin").mkdir(parents=True)
         for name, program in (
-            ("uv", wheels.UV),
+            ("python3", wheels.PYTHON),
             ("mlx_lm.server", Path(sys.executable).with_name("mlx_lm.server")),
             ("llama-server", GEAR / "llama-server"),
         ):
             (home / "bin" / name).symlink_to(program)
-        (checkout / "dist").mkdir(parents=True)
+        made.mkdir()
         theirs = ("HF_HOME", "HF_HUB_OFFLINE", "MLX_DISABLE_COMPILE", "PYTHONUNBUFFERED", MARK)
         environ = {
             **wheels.settings(home),
             **{name: servers.env[name] for name in theirs},
             **SET,
-            "UV_PYTHON": os.path.realpath(sys.executable),
-            "UV_CONSTRAINT": str(wheels.built(checkout / "dist").locked),
-            "PATH": f"{home}/.local/bin:{home}/bin:/usr/bin:/bin",
+            "PIP_CONSTRAINT": str(wheels.built(made).locked),
+            "PATH": f"{home}/bin:/usr/bin:/bin",
             "ADMIT_STATE_DIR": f"{folder}/machine",
             "ADMIT_PORT": str(free_port()),
         }
         with usersystemd.running(environ) as systemd:
-            yield User(home, systemd, checkout, servers, [free_port() for _ in range(3)])
+            yield User(home, systemd, wheels.unpacked(made), servers, [free_port() for _ in range(3)])
 
 
 def start_servers(user: User, mlx: Path, gguf: Path) -> None:
@@ -200,15 +206,15 @@ def seen(door: Door) -> str:
 def nothing_is_left(user: User, before: set[str]) -> None:
     """Of files, units, sockets and processes; what he started, and what was loaded for him, goes on."""
     now = user.files() - before
-    assert {name for name in now if not name.startswith(".local/share/uv/")} == STAYS
+    assert {name for name in now if not name.startswith(".cache/pip/")} == STAYS
     assert not (user.home / ".config/systemd").exists()
     assert user.systemd.shown("admit.service", "LoadState") == "not-found"
-    records = {path.name for path in (user.folder.parent / "machine").iterdir()}
+    records = {path.name for path in Path(user.systemd.environ["ADMIT_STATE_DIR"]).iterdir()}
     assert not {name for name in records if name != "lock" and not name.startswith("hands~")}, "only locks"
     with socket.socket() as line:
         assert line.connect_ex(("127.0.0.1", int(user.systemd.environ["ADMIT_PORT"]))) == errno.ECONNREFUSED
     lines = [" ".join(process.cmdline()) for process in user.servers.alive()]
-    assert not [line for line in lines if str(user.home / ".local") in line]
+    assert not [line for line in lines if str(user.home / "admit") in line]
     for port in user.ports[1:]:
         user.servers.answer(port)
 
@@ -217,8 +223,9 @@ def test_a_new_user(user: User, mlx_model, gguf_model) -> None:
     """Every command that he types, in order; docs/new-user.md shows them."""
     start_servers(user, mlx_model(), gguf_model())
     before = user.files()
-    user.types("uv tool install dist/admit-0.1.0-py3-none-any.whl")
-    unasked = user.systemd.run("admit", "init", "--yes", "--config", f"{user.folder}/capacity.yaml")
+    user.types("python3 -m venv ~/admit && ~/admit/bin/pip install .")
+    user.types("export PATH=~/admit/bin:$PATH")
+    unasked = user.unseen("admit init --yes --config ./capacity.yaml")
     assert (unasked.returncode, "[Y/n]" in unasked.stderr) == (0, False)
 
     user.types("admit init")
@@ -229,7 +236,7 @@ def test_a_new_user(user: User, mlx_model, gguf_model) -> None:
     address = re.search(r"^  dashboard (http://127\.0\.0\.1:(\d+)/)$", said, re.MULTILINE)
     assert address is not None
     door = Door(int(address[2]))
-    assert "0 faults, 0 warnings" in user.systemd.run("admit", "doctor").stdout
+    assert "0 faults, 0 warnings" in user.unseen("admit doctor").stdout
 
     needs_mb = door.capacity()["free_mb"] + 500
     command = f"llama-server -m {user.home}/models/coder.gguf --port {user.ports[2]}"
@@ -243,7 +250,7 @@ def test_a_new_user(user: User, mlx_model, gguf_model) -> None:
     not_seen = seen(door)
 
     user.types("admit daemon uninstall")
-    user.types("uv tool uninstall admit")
+    user.types("rm -r ~/admit")
     nothing_is_left(user, before)
     print(f"\n{summary(user.typed)}")
     the_page_shows(user)
