@@ -24,8 +24,14 @@ def load(values: dict[str, Any]) -> int:
     door = Door(values["config"])
     name, as_json = values["name"], values["json"]
     try:
+        # Before others are unloaded for it, or it waits its turn: neither would be of any use.
+        starts = not (values["evict"] or values["wait"]) or _has_load_cmd(door, name)
         # With --evict room is made first; the queue is for what that could not bring about.
-        verdict = admission(door, name, None if values["evict"] else values["wait"])
+        verdict = admission(door, name, values["wait"] if starts and not values["evict"] else None)
+        if "reason" in verdict and not starts:
+            from admitd.loading import no_load_cmd
+
+            raise no_load_cmd(name)
         if values["evict"] and verdict.get("victims"):
             from admit_cli.evict import make_room
 
@@ -42,6 +48,11 @@ def load(values: dict[str, Any]) -> int:
 
         return start_and_follow(door, values, verdict)
     return said(verdict, as_json)
+
+
+def _has_load_cmd(door: Door, name: str) -> bool:
+    check_name(name)
+    return door.inside().declared(name).load_cmd is not None
 
 
 def run(values: dict[str, Any]) -> int:

@@ -64,14 +64,17 @@ class LoadTimedOut:
 Outcome = Loaded | LoadFailed | LoadTimedOut
 
 
+def no_load_cmd(name: str) -> actuator.CannotStart:
+    """Why a service without a load_cmd cannot be loaded, and what starts it."""
+    return actuator.CannotStart(f"{name} has no load_cmd; start it with: admit run {name} -- CMD")
+
+
 class Load:
     """One load under way: the process of its load_cmd, and the log."""
 
     def __init__(self, gate: Gate, service: Service, log: Path, reservation: str | None) -> None:
         if service.load_cmd is None:
-            raise actuator.CannotStart(
-                f"{service.name} has no load_cmd; start it with: admit run {service.name} -- CMD"
-            )
+            raise no_load_cmd(service.name)
         self._gate = gate
         self._service = service
         self._log = log

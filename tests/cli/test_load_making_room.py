@@ -118,6 +118,17 @@ def test_evict_stops_where_a_victim_does_not_go(desk: Desk) -> None:
     assert desk.pids("small") == []
 
 
+@pytest.mark.parametrize("more", [["--evict", "--yes"], ["--wait", "5m"]])
+def test_nobody_goes_and_nobody_waits_for_what_cannot_be_started(desk: Desk, door: str, more: list[str]) -> None:
+    desk.declare(desk.service("big"), desk.service("small", 5000, load_cmd=...))
+    desk.open_for(door)
+    desk.start_by_hand("big")
+    done = desk.admit("load", "small", *more).must(1)
+    assert "small has no load_cmd; start it with: admit run small -- CMD" in done.err
+    assert len(desk.pids("big")) == 1
+    desk.admit("load", "big", *more).must(0)
+
+
 def test_evict_cannot_help_where_nobody_may_go(desk: Desk) -> None:
     desk.declare(desk.service("big", evictable=False), desk.service("small", 5000))
     desk.daemon()
