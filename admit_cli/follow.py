@@ -145,14 +145,34 @@ class Following:
         return code
 
     def _clean_up(self) -> str:
-        """What `--cleanup` does after a timeout: its own way to unload, and then what is left of the load_cmd."""
+        """What `--cleanup` does after a timeout: its own way to unload, and SIGTERM to what is left of the load_cmd.
+
+        Never SIGKILL: who is ended hard while it holds wired GPU memory can leak that until the next boot."""
         outcome = unloading.clean_up(self._gate, self._name, lambda text: tell(f"admit: {text}"))
         said = render.unload_outcome(self._name, outcome, self._values["config"])
+        left: tuple[int, ...] = ()
         load = self._load
-        if load is not None and load.process.poll() is None:
-            actuator.end_session(load.process.pid)
-            said += f"; its load_cmd (process {load.process.pid}) is ended"
-        return f"cleaned up: {said}"
+        if load is not None and load.process.poll() is None and not self._was_asked(outcome, load.process.pid):
+            pid, patience_s = load.process.pid, self._service.unload_timeout_s
+            tell(f"admit: SIGTERM to its load_cmd (process {pid})")
+            left = actuator.ask_session(pid, patience_s)
+            if left:
+                which = " ".join(map(str, left))
+                said += f"; its load_cmd is still there {show_duration(patience_s)} after SIGTERM: process {which}"
+                said += f"; end it for certain: kill -KILL {which}"
+            elif isinstance(outcome, unloading.Unloaded) or self._is_there():
+                said += f"; its load_cmd (process {pid}) is ended"
+            else:
+                return f"cleaned up: {outcome.why}; but its load_cmd (process {pid}) is ended, and nothing is left"
+        is_clean = isinstance(outcome, unloading.Unloaded) and not left
+        return f"{'cleaned up' if is_clean else 'not all is cleaned up'}: {said}"
+
+    def _was_asked(self, outcome: unloading.Outcome, pid: int) -> bool:
+        """Whether a process has had its SIGTERM, and its time to go, already."""
+        return isinstance(outcome, unloading.UnloadTimedOut) and pid in outcome.pids and not self._service.unload_cmd
+
+    def _is_there(self) -> bool:
+        return self._gate.look().ledger.account(self._service).state.is_loaded
 
     def _what_is_left(self) -> str:
         said = f"interrupted; nothing is reserved for {self._name} any more"
