@@ -38,8 +38,19 @@ def main(argv: list[str] | None = None) -> NoReturn:
     if not flush():
         code = code or FAILED
     if code == INTERRUPTED:
+        _end_checks()
         os._exit(code)  # whoever pressed Ctrl-C does not wait until a look that is under way has come to its end
     sys.exit(code)
+
+
+def _end_checks() -> None:
+    """End the check commands of a look that is under way. Where none can be, their file was not even imported."""
+    checks = sys.modules.get("admitd.checks")
+    if checks is not None:
+        try:
+            checks.stop()
+        except KeyboardInterrupt:  # pressed again: it is to end now
+            return
 
 
 def admitd() -> NoReturn:

@@ -180,14 +180,14 @@ def test_ctrl_c_once_it_is_there_names_the_process_and_how_to_end_it(desk: Desk)
 
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_before_the_verdict(desk: Desk, sig: signal.Signals) -> None:
-    """The check hangs, so the look takes two seconds: nobody waits for its end."""
+    """The check hangs, so the look takes two seconds: nobody waits for its end, and nothing of it stays."""
     begun = desk.home / "begun"
-    desk.declare(desk.service("coder", loaded_check_cmd=f"touch {begun}; sleep 1000.141"))
+    desk.declare(desk.service("coder", loaded_check_cmd=f"sleep 1000.141 & touch {begun}; wait"))
     loading = desk.begin("load", "coder")
     wait_until(begun.exists)
     done = desk.interrupt(loading, sig).must(130)
     assert "nothing is reserved for coder, and nothing was started" in done.err
-    assert desk.pids("coder") == []
+    wait_until(lambda: not desk.started.alive())
 
 
 def test_a_second_load_of_the_same_is_refused_while_the_first_is_under_way(desk: Desk, door: str) -> None:
