@@ -94,9 +94,9 @@ class Following:
         """Start it and follow it; the exit code."""
         try:
             return self._run()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             self._line.end()
-            return interrupted(self._what_is_left(), as_json=self._values["json"])
+            return interrupted("; ".join(filter(None, [self._what_is_left(), str(stop)])), as_json=self._values["json"])
         finally:
             self._line.end()
             self._give_back()

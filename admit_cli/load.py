@@ -41,8 +41,8 @@ def load(values: dict[str, Any]) -> int:
             verdict = made
         if values["evict"] and values["wait"] and "reason" in verdict:
             verdict = admission(door, name, values["wait"])
-    except KeyboardInterrupt:
-        return _interrupted(name, as_json)
+    except KeyboardInterrupt as stop:
+        return _interrupted(name, as_json, str(stop))
     if verdict["verdict"] == "admitted":
         from admit_cli.follow import start_and_follow
 
@@ -171,7 +171,9 @@ def _give_the_environment_as_it_came() -> None:
         return
 
 
-def _interrupted(name: str, as_json: bool) -> int:
+def _interrupted(name: str, as_json: bool, more: str = "") -> int:
+    """`more`: what became of others."""
     from admit_cli.errors import interrupted
 
-    return interrupted(f"interrupted; nothing is reserved for {name}, and nothing was started", as_json=as_json)
+    said = f"interrupted; nothing is reserved for {name}, and nothing was started"
+    return interrupted(f"{said}; {more}" if more else said, as_json=as_json)

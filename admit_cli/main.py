@@ -77,10 +77,11 @@ def call(command: grammar.Command, values: dict[str, Any]) -> int:
     """Import a command's code and run it; errors become a sentence and an exit code."""
     try:
         return _function(command.run)(values)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         from admit_cli.errors import interrupted
 
-        return interrupted(as_json=values.get("json", False))
+        left = str(stop)
+        return interrupted(f"interrupted; {left}" if left else "interrupted", as_json=values.get("json", False))
     except Exception as error:
         from admit_cli.errors import told
 

@@ -129,6 +129,24 @@ def test_nobody_goes_and_nobody_waits_for_what_cannot_be_started(desk: Desk, doo
     desk.admit("load", "big", *more).must(0)
 
 
+def test_ctrl_c_while_room_is_made_says_what_became_of_each(desk: Desk) -> None:
+    desk.declare(
+        desk.service("a", 3000), desk.service("b", 3000, unload_timeout_s=60), desk.service("big", 8000, priority=9)
+    )
+    desk.daemon()
+    desk.start_by_hand("a")
+    stays = desk.start_by_hand("b", "--stubborn")
+    making = desk.begin("load", "big", "--evict", "--yes", "--json")
+    assert making.stderr is not None
+    while f"SIGTERM to {stays.pid} (b)" not in (line := making.stderr.readline()):
+        assert line
+    done = desk.interrupt(making).must(130)
+    nothing = "nothing is reserved for big, and nothing was started"
+    left = f"interrupted; {nothing}; a is unloaded; b (process {stays.pid}) was sent SIGTERM, and may be there still"
+    assert done.err == f"admit: {left}\n"
+    assert done.json["detail"] == left
+
+
 def test_evict_cannot_help_where_nobody_may_go(desk: Desk) -> None:
     desk.declare(desk.service("big", evictable=False), desk.service("small", 5000))
     desk.daemon()
