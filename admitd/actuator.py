@@ -292,11 +292,31 @@ def rotate(log: Path) -> None:
     except FileNotFoundError:
         log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         return
+    _push(log, log)
+
+
+def rotate_in_use(log: Path) -> None:
+    """The same for a log that somebody writes to: what it ends with is copied, and it begins anew. Its writer holds it
+    open for appending, so that he goes on at its beginning. A line that comes in between is lost. Raises OSError."""
+    try:
+        if log.stat().st_size < LOG_MAX:
+            return
+    except FileNotFoundError:
+        return
+    with log.open("r+b") as grown:
+        grown.seek(-LOG_MAX, os.SEEK_END)
+        copy = log.with_name(f"{log.name}.new")
+        copy.write_bytes(grown.read(LOG_MAX))
+        _push(log, copy)
+        grown.truncate(0)
+
+
+def _push(log: Path, newest: Path) -> None:
+    """`newest` becomes NAME.log.1, and each older one moves on by one."""
     for number in range(LOG_KEPT, 0, -1):
-        older = log.with_name(f"{log.name}.{number}")
-        newer = log.with_name(f"{log.name}.{number - 1}") if number > 1 else log
+        newer = log.with_name(f"{log.name}.{number - 1}") if number > 1 else newest
         with contextlib.suppress(FileNotFoundError):
-            newer.replace(older)
+            newer.replace(log.with_name(f"{log.name}.{number}"))
 
 
 def exit_text(returncode: int) -> str:

@@ -9,6 +9,8 @@ import pytest
 
 from tests.cli.conftest import INSIDE, Desk, free_port, wait_until
 
+FILLS_ITS_LOG = "head -c 10485760 /dev/zero; while :; do echo goes on; sleep 0.1; done;"
+
 # It fits.
 
 
@@ -66,6 +68,21 @@ def test_its_output_goes_to_a_log_that_rotates(desk: Desk) -> None:
     desk.admit("unload", "coder").must(0)
     desk.admit("load", "coder").must(0)
     wait_until(lambda: log.read_text() == "coder begins\n" * 2)
+
+
+def test_the_log_of_a_loaded_service_rotates_and_is_written_on(desk: Desk) -> None:
+    desk.declare(
+        desk.service("coder", load_cmd=f"{{ {FILLS_ITS_LOG} }} & {desk.command('coder')}"),
+        head="sentinel: {stopped_interval_s: 1}\n",
+    )
+    desk.daemon()
+    desk.admit("load", "coder").must(0)
+    log = desk.home / ".local/state/admit/logs/coder.log"
+    wait_until(log.with_name("coder.log.1").exists)
+    wait_until(lambda: log.read_bytes().startswith(b"goes on\n"))
+    assert log.with_name("coder.log.1").stat().st_size == 10 * 1024 * 1024
+    assert b"\0" not in log.read_bytes()  # no hole where the old end was
+    assert sorted(each.name for each in log.parent.iterdir()) == ["coder.log", "coder.log.1"]
 
 
 def test_with_a_probe_it_is_ready_only_when_it_answers(desk: Desk) -> None:
