@@ -15,6 +15,7 @@ from typing import Any, Final
 from admit_cli import render
 from admit_cli.door import Door
 from admit_cli.errors import interrupted
+from admit_cli.load import said
 from admit_cli.tell import out, printable, tell
 from admitd import actuator, loading, places, unloading
 from admitd.core import wire
@@ -207,6 +208,42 @@ class Following:
 def start_and_follow(door: Door, values: dict[str, Any], verdict: dict[str, Any]) -> int:
     """Run the load_cmd of an admitted service and follow it; the exit code. The reservation is given back."""
     return Following(door, values, verdict).run()
+
+
+def await_answer(door: Door, values: dict[str, Any], verdict: dict[str, Any]) -> int:
+    """Follow what is loaded already until it answers, where it has a probe: somebody else may be loading it still; the
+    exit code."""
+    inside, name, line = door.inside(), values["name"], Line()
+    service = inside.declared(name)
+    bound = show_duration(service.load_timeout_s)
+    told: list[str] = []
+
+    def show(progress: loading.Progress) -> None:
+        if not told:
+            told.append(f"admit: {name} is loaded already; waiting for its answer, {bound} at most")
+            tell(told[0])
+        _shown(line, service)(progress)
+
+    try:
+        outcome = loading.await_answer(inside.house.gate, service, show)
+    except KeyboardInterrupt:
+        line.end()
+        left = f"interrupted; {name} was loaded already, goes on, and has not answered yet"
+        return interrupted(left, as_json=values["json"])
+    finally:
+        line.end()
+    if isinstance(outcome, loading.Loaded):
+        return said(verdict, values["json"])
+    if isinstance(outcome, loading.LoadFailed):
+        code, word, why = wire.FAILED, "failed", f"was loaded already, but {outcome.why}"
+    else:
+        code, word = wire.TIMED_OUT, "timed_out"
+        why = f"is loaded already, but did not answer within {bound}: {printable(outcome.seen)}"
+        why += f"; end it: {render.again(values['config'], 'unload', name)}"
+    tell(f"admit: {name} {why}")
+    if values["json"]:
+        render.print_json({**verdict, "outcome": word, "detail": why})
+    return code
 
 
 @contextlib.contextmanager

@@ -47,6 +47,11 @@ def load(values: dict[str, Any]) -> int:
         from admit_cli.follow import start_and_follow
 
         return start_and_follow(door, values, verdict)
+    # A daemon of before has no word on probes.
+    if verdict.get("has_probe") and not verdict["mention_only"] and verdict["state"] != "suspended":
+        from admit_cli.follow import await_answer
+
+        return await_answer(door, values, verdict)
     return said(verdict, as_json)
 
 
