@@ -17,7 +17,20 @@ ROUNDS_MAX: Final = 32
 
 
 def make_room(door: Door, values: dict[str, Any], refused: dict[str, Any]) -> dict[str, Any] | int:
-    """Unload the plan's victims and ask again; the new verdict, or the exit code where it went no further."""
+    """Unload the plan's victims and ask again; the new verdict, or the exit code where it went no further.
+
+    Raises KeyboardInterrupt with a text that says who is gone already, and what goes on."""
+    unloaded: list[str] = []
+    try:
+        return _make_room(door, values, refused, unloaded)
+    except KeyboardInterrupt as stop:
+        gone = [f"{name} is unloaded" for name in unloaded]
+        raise KeyboardInterrupt("; ".join([*gone, *filter(None, map(str, stop.args))])) from None
+
+
+def _make_room(
+    door: Door, values: dict[str, Any], refused: dict[str, Any], unloaded: list[str]
+) -> dict[str, Any] | int:
     agreed: set[str] = set()
     gate = door.inside().house.gate
     for _ in range(ROUNDS_MAX):
@@ -37,6 +50,7 @@ def make_room(door: Door, values: dict[str, Any], refused: dict[str, Any]) -> di
             if values["json"]:
                 render.print_json({**refused, "detail": told})
             return exit_code(outcome)
+        unloaded.append(victims[0])
         verdict = admission(door, refused["service"], None)
         if "reason" not in verdict:
             return verdict

@@ -15,6 +15,7 @@ from typing import Any, Final
 from admit_cli import render
 from admit_cli.door import Door
 from admit_cli.errors import interrupted
+from admit_cli.load import said
 from admit_cli.tell import out, printable, tell
 from admitd import actuator, loading, places, unloading
 from admitd.core import wire
@@ -94,9 +95,9 @@ class Following:
         """Start it and follow it; the exit code."""
         try:
             return self._run()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             self._line.end()
-            return interrupted(self._what_is_left(), as_json=self._values["json"])
+            return interrupted("; ".join(filter(None, [self._what_is_left(), str(stop)])), as_json=self._values["json"])
         finally:
             self._line.end()
             self._give_back()
@@ -145,14 +146,34 @@ class Following:
         return code
 
     def _clean_up(self) -> str:
-        """What `--cleanup` does after a timeout: its own way to unload, and then what is left of the load_cmd."""
+        """What `--cleanup` does after a timeout: its own way to unload, and SIGTERM to what is left of the load_cmd.
+
+        Never SIGKILL: who is ended hard while it holds wired GPU memory can leak that until the next boot."""
         outcome = unloading.clean_up(self._gate, self._name, lambda text: tell(f"admit: {text}"))
         said = render.unload_outcome(self._name, outcome, self._values["config"])
+        left: tuple[int, ...] = ()
         load = self._load
-        if load is not None and load.process.poll() is None:
-            actuator.end_session(load.process.pid)
-            said += f"; its load_cmd (process {load.process.pid}) is ended"
-        return f"cleaned up: {said}"
+        if load is not None and load.process.poll() is None and not self._was_asked(outcome, load.process.pid):
+            pid, patience_s = load.process.pid, self._service.unload_timeout_s
+            tell(f"admit: SIGTERM to its load_cmd (process {pid})")
+            left = actuator.ask_session(pid, patience_s)
+            if left:
+                which = " ".join(map(str, left))
+                said += f"; its load_cmd is still there {show_duration(patience_s)} after SIGTERM: process {which}"
+                said += f"; end it for certain: kill -KILL {which}"
+            elif isinstance(outcome, unloading.Unloaded) or self._is_there():
+                said += f"; its load_cmd (process {pid}) is ended"
+            else:
+                return f"cleaned up: {outcome.why}; but its load_cmd (process {pid}) is ended, and nothing is left"
+        is_clean = isinstance(outcome, unloading.Unloaded) and not left
+        return f"{'cleaned up' if is_clean else 'not all is cleaned up'}: {said}"
+
+    def _was_asked(self, outcome: unloading.Outcome, pid: int) -> bool:
+        """Whether a process has had its SIGTERM, and its time to go, already."""
+        return isinstance(outcome, unloading.UnloadTimedOut) and pid in outcome.pids and not self._service.unload_cmd
+
+    def _is_there(self) -> bool:
+        return self._gate.look().ledger.account(self._service).state.is_loaded
 
     def _what_is_left(self) -> str:
         said = f"interrupted; nothing is reserved for {self._name} any more"
@@ -187,6 +208,42 @@ class Following:
 def start_and_follow(door: Door, values: dict[str, Any], verdict: dict[str, Any]) -> int:
     """Run the load_cmd of an admitted service and follow it; the exit code. The reservation is given back."""
     return Following(door, values, verdict).run()
+
+
+def await_answer(door: Door, values: dict[str, Any], verdict: dict[str, Any]) -> int:
+    """Follow what is loaded already until it answers, where it has a probe: somebody else may be loading it still; the
+    exit code."""
+    inside, name, line = door.inside(), values["name"], Line()
+    service = inside.declared(name)
+    bound = show_duration(service.load_timeout_s)
+    told: list[str] = []
+
+    def show(progress: loading.Progress) -> None:
+        if not told:
+            told.append(f"admit: {name} is loaded already; waiting for its answer, {bound} at most")
+            tell(told[0])
+        _shown(line, service)(progress)
+
+    try:
+        outcome = loading.await_answer(inside.house.gate, service, show)
+    except KeyboardInterrupt:
+        line.end()
+        left = f"interrupted; {name} was loaded already, goes on, and has not answered yet"
+        return interrupted(left, as_json=values["json"])
+    finally:
+        line.end()
+    if isinstance(outcome, loading.Loaded):
+        return said(verdict, values["json"])
+    if isinstance(outcome, loading.LoadFailed):
+        code, word, why = wire.FAILED, "failed", f"was loaded already, but {outcome.why}"
+    else:
+        code, word = wire.TIMED_OUT, "timed_out"
+        why = f"is loaded already, but did not answer within {bound}: {printable(outcome.seen)}"
+        why += f"; end it: {render.again(values['config'], 'unload', name)}"
+    tell(f"admit: {name} {why}")
+    if values["json"]:
+        render.print_json({**verdict, "outcome": word, "detail": why})
+    return code
 
 
 @contextlib.contextmanager

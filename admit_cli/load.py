@@ -24,8 +24,14 @@ def load(values: dict[str, Any]) -> int:
     door = Door(values["config"])
     name, as_json = values["name"], values["json"]
     try:
+        # Before others are unloaded for it, or it waits its turn: neither would be of any use.
+        starts = not (values["evict"] or values["wait"]) or _has_load_cmd(door, name)
         # With --evict room is made first; the queue is for what that could not bring about.
-        verdict = admission(door, name, None if values["evict"] else values["wait"])
+        verdict = admission(door, name, values["wait"] if starts and not values["evict"] else None)
+        if "reason" in verdict and not starts:
+            from admitd.loading import no_load_cmd
+
+            raise no_load_cmd(name)
         if values["evict"] and verdict.get("victims"):
             from admit_cli.evict import make_room
 
@@ -35,13 +41,23 @@ def load(values: dict[str, Any]) -> int:
             verdict = made
         if values["evict"] and values["wait"] and "reason" in verdict:
             verdict = admission(door, name, values["wait"])
-    except KeyboardInterrupt:
-        return _interrupted(name, as_json)
+    except KeyboardInterrupt as stop:
+        return _interrupted(name, as_json, str(stop))
     if verdict["verdict"] == "admitted":
         from admit_cli.follow import start_and_follow
 
         return start_and_follow(door, values, verdict)
+    # A daemon of before has no word on probes.
+    if verdict.get("has_probe") and not verdict["mention_only"] and verdict["state"] != "suspended":
+        from admit_cli.follow import await_answer
+
+        return await_answer(door, values, verdict)
     return said(verdict, as_json)
+
+
+def _has_load_cmd(door: Door, name: str) -> bool:
+    check_name(name)
+    return door.inside().declared(name).load_cmd is not None
 
 
 def run(values: dict[str, Any]) -> int:
@@ -160,7 +176,9 @@ def _give_the_environment_as_it_came() -> None:
         return
 
 
-def _interrupted(name: str, as_json: bool) -> int:
+def _interrupted(name: str, as_json: bool, more: str = "") -> int:
+    """`more`: what became of others."""
     from admit_cli.errors import interrupted
 
-    return interrupted(f"interrupted; nothing is reserved for {name}, and nothing was started", as_json=as_json)
+    said = f"interrupted; nothing is reserved for {name}, and nothing was started"
+    return interrupted(f"{said}; {more}" if more else said, as_json=as_json)

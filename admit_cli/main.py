@@ -38,8 +38,19 @@ def main(argv: list[str] | None = None) -> NoReturn:
     if not flush():
         code = code or FAILED
     if code == INTERRUPTED:
+        _end_checks()
         os._exit(code)  # whoever pressed Ctrl-C does not wait until a look that is under way has come to its end
     sys.exit(code)
+
+
+def _end_checks() -> None:
+    """End the check commands of a look that is under way. Where none can be, their file was not even imported."""
+    checks = sys.modules.get("admitd.checks")
+    if checks is not None:
+        try:
+            checks.stop()
+        except KeyboardInterrupt:  # pressed again: it is to end now
+            return
 
 
 def admitd() -> NoReturn:
@@ -66,10 +77,11 @@ def call(command: grammar.Command, values: dict[str, Any]) -> int:
     """Import a command's code and run it; errors become a sentence and an exit code."""
     try:
         return _function(command.run)(values)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         from admit_cli.errors import interrupted
 
-        return interrupted(as_json=values.get("json", False))
+        left = str(stop)
+        return interrupted(f"interrupted; {left}" if left else "interrupted", as_json=values.get("json", False))
     except Exception as error:
         from admit_cli.errors import told
 

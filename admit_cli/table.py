@@ -66,7 +66,7 @@ COMMANDS = (
             WAIT,
             Option("--evict", FLAG, "Unload what stands in the way first; shows the plan and asks."),
             YES,
-            Option("--cleanup", FLAG, "Where it is not loaded in time: run its unload_cmd, end its load_cmd."),
+            Option("--cleanup", FLAG, "Where it is not loaded in time: run its unload_cmd, SIGTERM to its load_cmd."),
             JSON,
         ),
     ),

@@ -25,6 +25,7 @@ from admitd.processes.table import ProcessTable
 
 LOG_MAX: Final = 10 * 1024 * 1024
 LOG_KEPT: Final = 2
+_LOOK_EVERY_S: Final = 0.1
 
 
 class CannotStart(Exception):
@@ -183,17 +184,49 @@ def end_session(leader: int) -> None:
     process can have its pid."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
-    for pid in _pids():  # a shell with job control gives each of its jobs a group of its own
+    _signal_session(leader, signal.SIGKILL)
+
+
+def ask_session(leader: int, patience_s: float) -> tuple[int, ...]:
+    """SIGTERM to all of a session that was started here, and `patience_s` to go; who is still there then. Its leader
+    must not have been waited for yet."""
+    give_up_at = time.monotonic() + patience_s
+    # A stopped process gets no other signal until it is continued.
+    for sig in (signal.SIGTERM, signal.SIGCONT):
+        if not _signal_session(leader, sig):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(leader, sig)
+    while (left := _living(leader)) and time.monotonic() < give_up_at:
+        time.sleep(_LOOK_EVERY_S)
+    return left
+
+
+def _signal_session(leader: int, sig: signal.Signals) -> int:
+    """How many of a session were reached: a shell with job control gives each of its jobs a group of its own."""
+    reached = 0
+    for pid in _pids():
         fd = _pidfd(pid)
         if fd is None:
             continue
         try:
             if os.getsid(pid) == leader:
-                signal.pidfd_send_signal(fd, signal.SIGKILL)
+                signal.pidfd_send_signal(fd, sig)
+                reached += 1
         except (ProcessLookupError, PermissionError):
             pass
         finally:
             os.close(fd)
+    return reached
+
+
+def _living(leader: int) -> tuple[int, ...]:
+    """Who lives of a session; where the system lists nobody, its leader alone."""
+    found = []
+    for pid in _pids() or [leader]:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.getsid(pid) == leader and identify(pid) is not None:
+                found.append(pid)
+    return tuple(found)
 
 
 def _pids() -> list[int]:
@@ -267,11 +300,31 @@ def rotate(log: Path) -> None:
     except FileNotFoundError:
         log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         return
+    _push(log, log)
+
+
+def rotate_in_use(log: Path) -> None:
+    """The same for a log that somebody writes to: what it ends with is copied, and it begins anew. Its writer holds it
+    open for appending, so that he goes on at its beginning. A line that comes in between is lost. Raises OSError."""
+    try:
+        if log.stat().st_size < LOG_MAX:
+            return
+    except FileNotFoundError:
+        return
+    with log.open("r+b") as grown:
+        grown.seek(-LOG_MAX, os.SEEK_END)
+        copy = log.with_name(f"{log.name}.new")
+        copy.write_bytes(grown.read(LOG_MAX))
+        _push(log, copy)
+        grown.truncate(0)
+
+
+def _push(log: Path, newest: Path) -> None:
+    """`newest` becomes NAME.log.1, and each older one moves on by one."""
     for number in range(LOG_KEPT, 0, -1):
-        older = log.with_name(f"{log.name}.{number}")
-        newer = log.with_name(f"{log.name}.{number - 1}") if number > 1 else log
+        newer = log.with_name(f"{log.name}.{number - 1}") if number > 1 else newest
         with contextlib.suppress(FileNotFoundError):
-            newer.replace(older)
+            newer.replace(log.with_name(f"{log.name}.{number}"))
 
 
 def exit_text(returncode: int) -> str:

@@ -7,8 +7,9 @@ import os
 import re
 import selectors
 import subprocess
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -24,6 +25,36 @@ _NOT_FOUND: Final = re.compile(r"^/bin/sh: (?:.*: )?(?:command not found|not fou
 """What dash, and bash as sh, say of a command that they cannot run; in a pipeline no exit code tells it."""
 
 
+_changed: Final = threading.Condition()
+_under_way: Final[list[object]] = []
+_stopped: Final = threading.Event()
+
+
+class Stopped(Exception):
+    """This process is about to end: no check runs any more."""
+
+
+def stop(within_s: float = BOUND_S) -> None:
+    """End the checks that run in other threads, for good, and wait until they have ended: they have sessions of their
+    own, and would outlive a process that merely ends."""
+    _stopped.set()
+    with _changed:
+        _changed.wait_for(lambda: not _under_way, within_s)
+
+
+@contextlib.contextmanager
+def _counted() -> Iterator[None]:
+    mine = object()
+    with _changed:
+        _under_way.append(mine)
+    try:
+        yield
+    finally:
+        with _changed:
+            _under_way.remove(mine)
+            _changed.notify_all()
+
+
 @dataclass(slots=True)
 class _Running:
     service: str
@@ -34,18 +65,20 @@ class _Running:
 
 
 def run_all(commands: Mapping[str, Command], bound_s: float = BOUND_S) -> dict[str, Check]:
-    """Exit 0 within the bound means loaded. What could not be started is None: neither yes nor no."""
+    """Exit 0 within the bound means loaded. What could not be started is None: neither yes nor no. Raises Stopped."""
     results: dict[str, Check] = {}
     running: list[_Running] = []
-    with selectors.DefaultSelector() as selector:
+    with _counted(), selectors.DefaultSelector() as selector:
         try:
             for service, command in commands.items():
+                _go_on()
                 started = _start(service, command, bound_s, selector)
                 if isinstance(started, Check):
                     results[service] = started
                 else:
                     running.append(started)
             while running:
+                _go_on()
                 for key, _ in selector.select(_TICK_S):
                     if not _drain(key.data):
                         selector.unregister(key.fileobj)
@@ -56,12 +89,17 @@ def run_all(commands: Mapping[str, Command], bound_s: float = BOUND_S) -> dict[s
                         running.remove(each)
                         _close(each, selector)
         finally:
-            for each in running:  # interrupted: nothing is left behind
+            for each in running:  # interrupted, or stopped: nothing is left behind
                 actuator.end_session(each.process.pid)
                 _close(each, selector)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     each.process.wait(timeout=REAP_S)
     return {service: results[service] for service in commands}
+
+
+def _go_on() -> None:
+    if _stopped.is_set():
+        raise Stopped
 
 
 def _start(service: str, command: Command, bound_s: float, selector: selectors.BaseSelector) -> _Running | Check:

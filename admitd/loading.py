@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import time
@@ -64,14 +65,17 @@ class LoadTimedOut:
 Outcome = Loaded | LoadFailed | LoadTimedOut
 
 
+def no_load_cmd(name: str) -> actuator.CannotStart:
+    """Why a service without a load_cmd cannot be loaded, and what starts it."""
+    return actuator.CannotStart(f"{name} has no load_cmd; start it with: admit run {name} -- CMD")
+
+
 class Load:
     """One load under way: the process of its load_cmd, and the log."""
 
     def __init__(self, gate: Gate, service: Service, log: Path, reservation: str | None) -> None:
         if service.load_cmd is None:
-            raise actuator.CannotStart(
-                f"{service.name} has no load_cmd; start it with: admit run {service.name} -- CMD"
-            )
+            raise no_load_cmd(service.name)
         self._gate = gate
         self._service = service
         self._log = log
@@ -169,6 +173,31 @@ class Load:
         if elapsed < self._service.load_timeout_s:
             return None
         return LoadTimedOut(seen, state, self.tail())
+
+
+def await_answer(gate: Gate, service: Service, on_progress: Callable[[Progress], None]) -> Outcome:
+    """Wait until what is there already answers its probe: somebody else may be loading it still. Each look that finds
+    it without an answer is told."""
+    began = time.monotonic()
+    account: Account | None = None
+    missed = 0
+    while service.probe is not None:
+        heard = probe.ask(service.probe, max(1.0, service.load_timeout_s - (time.monotonic() - began)))
+        elapsed = time.monotonic() - began
+        if heard.answered:
+            break
+        with contextlib.suppress(CannotSee, NotRecorded):
+            account = gate.look().ledger.account(service)
+            missed = 0 if account.state.is_loaded else missed + 1
+        if missed > 1:
+            return LoadFailed("it was there and is gone", ())
+        state = State.STOPPED if account is None else account.state
+        if elapsed >= service.load_timeout_s:
+            return LoadTimedOut(heard.detail, state, ())
+        measured = (account.measured if account is not None else None) or NOTHING
+        on_progress(Progress(elapsed, state, measured, f"no answer yet: {heard.detail}"))
+        time.sleep(LOOK_EVERY_S)
+    return Loaded(time.monotonic() - began, NOTHING, ())
 
 
 def _remembered(service: Service, outcome: Outcome) -> Event:

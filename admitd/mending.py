@@ -137,6 +137,11 @@ class Mending:
             numbers = {"back_mb": mb(outcome.back), "took_s": round(outcome.took_s, 1)}
             self._tell(Event(act.kind, said.strip(), severity, name, f"admit load {name}", numbers))
 
+    def keep_logs_short(self) -> None:
+        """A server that is loaded for weeks fills its log meanwhile; where it is loaded anew, that is rotated there."""
+        for name in self._gate.capacity().services:
+            actuator.rotate_in_use(self._log_path(name))
+
     def _unload(self, name: str) -> str:
         """Its unload_cmd, else SIGTERM; SIGKILL where neither helps. Why it failed; empty where it is gone."""
         gate = self._gate

@@ -37,6 +37,7 @@ class VerdictBody(BaseModel):
     reservation: Reservation | None
     state: str | None = None
     mention_only: bool | None = None
+    has_probe: bool | None = Field(None, description="Loaded already: whether it answers was not asked.")
 
 
 class ProblemBody(BaseModel):

@@ -189,6 +189,7 @@ class Sentinel:
             self._alarmed.clear()
             self._next_full_s = now + settings.stopped_interval_s
             self._full(now)
+            self._do(self._mending.keep_logs_short)
             self._rounds += 1
             self._last_round_s = self._clock()
         elif self._safelisted and self._quick(now):

@@ -55,6 +55,10 @@ class UnloadTimedOut:
     pids: tuple[int, ...]
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C while a service was being unloaded; the text says how far that had come, and what goes on."""
+
+
 Outcome = Unloaded | UnloadFailed | UnloadTimedOut
 Tell = Callable[[str], None]
 
@@ -122,8 +126,18 @@ class _Unload:
         self._tell = tell
         self._grace_s = grace_s
         self._began = time.monotonic()
+        self._so_far = ""
 
     def run(self, kill: bool) -> Outcome:
+        """Unload it. Raises Interrupted."""
+        try:
+            return self._run(kill)
+        except Interrupted:
+            raise
+        except KeyboardInterrupt:
+            raise Interrupted(self._so_far) from None
+
+    def _run(self, kill: bool) -> Outcome:
         left: Account | None = self._account
         problem = self._ask_to_go()
         if problem is None:
@@ -141,6 +155,7 @@ class _Unload:
             left = _wait_until_gone(self._gate, self._service, time.monotonic() + KILL_WAIT_S)
         if left is not None:
             return self._still_there(left)
+        self._so_far = f"{self._service.name} is unloaded"
         back, note = _wait_until_back(self._gate, self._before, self._account)
         return Unloaded(time.monotonic() - self._began, was_loaded=True, back=back, note=note)
 
@@ -148,11 +163,14 @@ class _Unload:
         """Ask once; None where it was asked, else why it could not be."""
         service, processes = self._service, self._account.processes
         if service.unload_cmd is not None and self._grace_s is None:
+            self._so_far = f"the unload_cmd of {service.name} was started, and {service.name} may be there still"
             self._tell(f"running the unload_cmd of {service.name}")
             return _run_unload_cmd(service, tuple(process.id.pid for process in processes))
         if not processes:
             return UnloadFailed(_why_nobody_is_signalled(self._account))
-        self._tell(f"SIGTERM to {', '.join(str(process.id.pid) for process in processes)} ({service.name})")
+        pids = ", ".join(str(process.id.pid) for process in processes)
+        self._so_far = f"{service.name} (process {pids}) was sent SIGTERM, and may be there still"
+        self._tell(f"SIGTERM to {pids} ({service.name})")
         refused = self._signal(self._account, signal.SIGTERM)
         return None if refused is None else UnloadFailed(refused)
 
@@ -200,7 +218,8 @@ def _why_nobody_is_signalled(account: Account) -> str:
 
 
 def _run_unload_cmd(service: Service, pids: tuple[int, ...] = ()) -> UnloadFailed | UnloadTimedOut | None:
-    """None where it ended well. `pids`: what is there of the service, for the report."""
+    """None where it ended well. `pids`: what is there of the service, for the report. Raises Interrupted: the command
+    goes on then."""
     with tempfile.TemporaryFile() as said:
         try:
             process = actuator.start_helper(service.unload_cmd or "", said)
@@ -213,6 +232,9 @@ def _run_unload_cmd(service: Service, pids: tuple[int, ...] = ()) -> UnloadFaile
             process.wait()
             why = f"the unload_cmd of {service.name} did not end in {service.unload_timeout_s:g} s, and was ended"
             return UnloadTimedOut(why, pids)
+        except KeyboardInterrupt:
+            goes_on = f"the unload_cmd of {service.name} (process {process.pid}) goes on; end it: kill -TERM"
+            raise Interrupted(f"{goes_on} -{process.pid}") from None
         if code == 0:
             return None
         said.seek(max(0, said.seek(0, 2) - 2000))

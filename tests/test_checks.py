@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -219,6 +221,23 @@ def test_nothing_is_left_behind_when_it_is_interrupted(monkeypatch: pytest.Monke
         checks.run_all(commands)
     until(lambda: not any(is_alive(pid) for pid in seen))
     assert our_children() <= before
+
+
+def test_stopped_from_another_thread_they_end_and_none_is_started_any_more(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Ctrl-C in a command that decides by itself: the thread that looks would never hear of it."""
+    monkeypatch.setattr(checks, "_stopped", threading.Event())
+    command = f"echo $$ > {tmp_path}/pid; sleep 1000 & echo $! > {tmp_path}/pidb; wait"
+    with ThreadPoolExecutor(1) as other:
+        looking = other.submit(checks.run_all, {"x": command}, 60.0)
+        seen = told_pids(tmp_path, 2)
+        checks.stop(30.0)
+        until(lambda: not any(is_alive(pid) for pid in seen))
+        assert isinstance(looking.exception(timeout=30), checks.Stopped)
+    with pytest.raises(checks.Stopped):
+        one(f"touch {tmp_path}/begun")
+    assert not (tmp_path / "begun").exists()
 
 
 def test_nothing_is_left_open() -> None:

@@ -74,8 +74,9 @@ class TestVerdicts:
         assert wire.verdict(Admitted("x", mb(1), mb(2)))["reservation"] is None
 
     def test_what_is_there_already(self) -> None:
-        body = wire.verdict(AlreadyLoaded("x", mb(1), mb(2), State.SUSPENDED, mention_only=True))
+        body = wire.verdict(AlreadyLoaded("x", mb(1), mb(2), State.SUSPENDED, mention_only=True, has_probe=True))
         assert (body["verdict"], body["state"], body["mention_only"]) == ("already_loaded", "suspended", True)
+        assert body["has_probe"] is True
         assert body["reservation"] is None
 
     def test_a_refusal(self) -> None:

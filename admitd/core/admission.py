@@ -64,7 +64,8 @@ def decide(ledger: Ledger, reading: Reading, request: Request, ahead: Iterable[W
     account = ledger.account(service)
     free = ledger.free_for(service)
     if account.state.is_loaded:
-        return AlreadyLoaded(service.name, service.budget, ledger.free, account.state, account.mention_only)
+        has_probe = service.probe is not None
+        return AlreadyLoaded(service.name, service.budget, ledger.free, account.state, account.mention_only, has_probe)
     if account.reservation is not None:
         if request.holder is not None and account.reservation.holder == request.holder:
             return Admitted(service.name, service.budget, ledger.free, account.reservation)

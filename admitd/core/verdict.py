@@ -64,13 +64,15 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class AlreadyLoaded:
-    """It is there already. `mention_only`: what was seen merely names it in an argument."""
+    """It is there already. `mention_only`: what was seen merely names it in an argument. `has_probe`: whether it
+    answers is another question, which nobody has asked here."""
 
     service: str
     budget: Amounts
     free: Amounts
     state: State
     mention_only: bool = False
+    has_probe: bool = False
 
 
 @dataclass(frozen=True, slots=True)

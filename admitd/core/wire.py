@@ -76,6 +76,7 @@ def verdict(given: Verdict, config: str = "") -> dict[str, Any]:
     if isinstance(given, AlreadyLoaded):
         body["state"] = given.state.value
         body["mention_only"] = given.mention_only
+        body["has_probe"] = given.has_probe
     return body
 
 

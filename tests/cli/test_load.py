@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.cli.conftest import INSIDE, Desk, free_port, wait_until
+
+FILLS_ITS_LOG = "head -c 10485760 /dev/zero; while :; do echo goes on; sleep 0.1; done;"
 
 # It fits.
 
@@ -68,6 +72,21 @@ def test_its_output_goes_to_a_log_that_rotates(desk: Desk) -> None:
     wait_until(lambda: log.read_text() == "coder begins\n" * 2)
 
 
+def test_the_log_of_a_loaded_service_rotates_and_is_written_on(desk: Desk) -> None:
+    desk.declare(
+        desk.service("coder", load_cmd=f"{{ {FILLS_ITS_LOG} }} & {desk.command('coder')}"),
+        head="sentinel: {stopped_interval_s: 1}\n",
+    )
+    desk.daemon()
+    desk.admit("load", "coder").must(0)
+    log = desk.home / ".local/state/admit/logs/coder.log"
+    wait_until(log.with_name("coder.log.1").exists)
+    wait_until(lambda: log.read_bytes().startswith(b"goes on\n"))
+    assert log.with_name("coder.log.1").stat().st_size == 10 * 1024 * 1024
+    assert b"\0" not in log.read_bytes()  # no hole where the old end was
+    assert sorted(each.name for each in log.parent.iterdir()) == ["coder.log", "coder.log.1"]
+
+
 def test_with_a_probe_it_is_ready_only_when_it_answers(desk: Desk) -> None:
     port, not_ready = free_port(), desk.home / "not-ready"
     not_ready.touch()
@@ -107,6 +126,61 @@ def test_loaded_already_starts_nothing(desk: Desk) -> None:
     by_hand = desk.start_by_hand("coder")
     assert desk.admit("load", "coder").must(0).out == "coder is loaded already\n"
     assert desk.pids("coder") == [by_hand.pid]
+
+
+def answers_late(desk: Desk, **keys: Any) -> tuple[Path, str]:
+    """Declare coder, with a probe; the file that keeps it from answering, and the options to start it by hand."""
+    port, not_ready = free_port(), desk.home / "not-ready"
+    not_ready.touch()
+    options = f"--port {port} --not-ready {not_ready}"
+    desk.declare(desk.service("coder", options=options, probe={"url": f"http://127.0.0.1:{port}/"}, **keys))
+    return not_ready, options
+
+
+def begin_a_second_load(desk: Desk) -> subprocess.Popen[str]:
+    second = desk.begin("load", "coder", "--json")
+    assert second.stderr is not None
+    while "coder is loaded already; waiting for its answer" not in (line := second.stderr.readline()):
+        assert line
+    return second
+
+
+def test_a_second_load_is_done_only_when_it_answers(desk: Desk, door: str) -> None:
+    not_ready, _ = answers_late(desk, load_timeout_s=60)
+    desk.open_for(door)
+    first = desk.begin("load", "coder")
+    wait_until(lambda: desk.pids("coder"))
+    second = begin_a_second_load(desk)
+    assert (first.poll(), second.poll()) == (None, None)
+    not_ready.unlink()
+    desk.finish(first).must(0)
+    assert desk.finish(second).must(0).json["verdict"] == "already_loaded"
+
+
+def test_what_is_loaded_and_does_not_answer_in_time_is_75(desk: Desk) -> None:
+    _, options = answers_late(desk, load_timeout_s=1)
+    desk.start_by_hand("coder", *options.split())
+    done = desk.admit("load", "coder", "--json").must(75)
+    assert "coder is loaded already, but did not answer within 1s: 503 from http" in done.err
+    assert done.err.endswith("; end it: admit unload coder\n")
+    assert (done.json["verdict"], done.json["outcome"]) == ("already_loaded", "timed_out")
+
+
+def test_what_goes_before_it_has_answered_is_1(desk: Desk) -> None:
+    _, options = answers_late(desk, load_timeout_s=60)
+    by_hand = desk.start_by_hand("coder", *options.split())
+    second = begin_a_second_load(desk)
+    by_hand.kill()
+    by_hand.wait()
+    assert "coder was loaded already, but it was there and is gone" in desk.finish(second).must(1).err
+
+
+def test_ctrl_c_while_another_loads_it(desk: Desk) -> None:
+    _, options = answers_late(desk, load_timeout_s=60)
+    desk.start_by_hand("coder", *options.split())
+    done = desk.interrupt(begin_a_second_load(desk)).must(130)
+    assert done.err.endswith("interrupted; coder was loaded already, goes on, and has not answered yet\n")
+    assert len(desk.pids("coder")) == 1
 
 
 def test_half_loaded_is_said(desk: Desk) -> None:

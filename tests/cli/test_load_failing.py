@@ -112,6 +112,42 @@ def test_cleanup_runs_the_unload_cmd_even_where_nothing_is_to_be_seen(desk: Desk
     wait_until(lambda: not desk.started.alive())
 
 
+def test_cleanup_lets_a_load_cmd_save_its_work(desk: Desk) -> None:
+    saved = desk.home / "saved"
+    command = f"trap 'sleep 0.3; touch {saved}; exit 0' TERM; while :; do sleep 0.1; done"
+    desk.declare(desk.service("coder", load_cmd=command, load_timeout_s=1))
+    done = desk.admit("load", "coder", "--cleanup").must(75)
+    assert saved.exists()
+    assert "  cleaned up: coder is not loaded; its load_cmd (process " in done.err
+    wait_until(lambda: not desk.started.alive())
+
+
+def test_cleanup_kills_nobody_and_names_who_is_left(desk: Desk) -> None:
+    probe = {"url": f"http://127.0.0.1:{free_port()}/", "timeout_s": 1}
+    times = {"load_timeout_s": 1, "unload_timeout_s": 1}
+    desk.declare(
+        desk.service("coder", 2000, options="--stubborn", probe=probe, **times),
+        desk.service("lm", 2000, load_cmd="trap '' TERM; sleep 1000.144 & wait", **times),
+    )
+    done = desk.admit("load", "coder", "--cleanup").must(75)
+    (pid,) = desk.pids("coder")
+    assert "not all is cleaned up: coder is still there " in done.err
+    assert done.err.endswith("end it for certain: admit unload coder --kill\n")
+    done = desk.admit("load", "lm", "--cleanup").must(75)
+    assert "not all is cleaned up: lm is not loaded; its load_cmd is still there 1s after SIGTERM: process " in done.err
+    assert len(desk.started.alive()) == 3
+    desk.shell(done.err.split("end it for certain: ")[1]).must(0)
+    wait_until(lambda: [each.pid for each in desk.started.alive()] == [pid])
+
+
+def test_cleanup_ends_by_sigterm_what_an_unload_cmd_could_not(desk: Desk) -> None:
+    probe = {"url": f"http://127.0.0.1:{free_port()}/", "timeout_s": 1}
+    desk.declare(desk.service("coder", probe=probe, load_timeout_s=1, unload_cmd="exit 3"))
+    done = desk.admit("load", "coder", "--cleanup").must(75)
+    assert "  cleaned up: its unload_cmd ended with exit 3; but its load_cmd (process " in done.err
+    wait_until(lambda: not desk.started.alive())
+
+
 # Ctrl-C.
 
 
@@ -144,14 +180,14 @@ def test_ctrl_c_once_it_is_there_names_the_process_and_how_to_end_it(desk: Desk)
 
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_before_the_verdict(desk: Desk, sig: signal.Signals) -> None:
-    """The check hangs, so the look takes two seconds: nobody waits for its end."""
+    """The check hangs, so the look takes two seconds: nobody waits for its end, and nothing of it stays."""
     begun = desk.home / "begun"
-    desk.declare(desk.service("coder", loaded_check_cmd=f"touch {begun}; sleep 1000.141"))
+    desk.declare(desk.service("coder", loaded_check_cmd=f"sleep 1000.141 & touch {begun}; wait"))
     loading = desk.begin("load", "coder")
     wait_until(begun.exists)
     done = desk.interrupt(loading, sig).must(130)
     assert "nothing is reserved for coder, and nothing was started" in done.err
-    assert desk.pids("coder") == []
+    wait_until(lambda: not desk.started.alive())
 
 
 def test_a_second_load_of_the_same_is_refused_while_the_first_is_under_way(desk: Desk, door: str) -> None:

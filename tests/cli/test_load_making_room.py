@@ -118,6 +118,35 @@ def test_evict_stops_where_a_victim_does_not_go(desk: Desk) -> None:
     assert desk.pids("small") == []
 
 
+@pytest.mark.parametrize("more", [["--evict", "--yes"], ["--wait", "5m"]])
+def test_nobody_goes_and_nobody_waits_for_what_cannot_be_started(desk: Desk, door: str, more: list[str]) -> None:
+    desk.declare(desk.service("big"), desk.service("small", 5000, load_cmd=...))
+    desk.open_for(door)
+    desk.start_by_hand("big")
+    done = desk.admit("load", "small", *more).must(1)
+    assert "small has no load_cmd; start it with: admit run small -- CMD" in done.err
+    assert len(desk.pids("big")) == 1
+    desk.admit("load", "big", *more).must(0)
+
+
+def test_ctrl_c_while_room_is_made_says_what_became_of_each(desk: Desk) -> None:
+    desk.declare(
+        desk.service("a", 3000), desk.service("b", 3000, unload_timeout_s=60), desk.service("big", 8000, priority=9)
+    )
+    desk.daemon()
+    desk.start_by_hand("a")
+    stays = desk.start_by_hand("b", "--stubborn")
+    making = desk.begin("load", "big", "--evict", "--yes", "--json")
+    assert making.stderr is not None
+    while f"SIGTERM to {stays.pid} (b)" not in (line := making.stderr.readline()):
+        assert line
+    done = desk.interrupt(making).must(130)
+    nothing = "nothing is reserved for big, and nothing was started"
+    left = f"interrupted; {nothing}; a is unloaded; b (process {stays.pid}) was sent SIGTERM, and may be there still"
+    assert done.err == f"admit: {left}\n"
+    assert done.json["detail"] == left
+
+
 def test_evict_cannot_help_where_nobody_may_go(desk: Desk) -> None:
     desk.declare(desk.service("big", evictable=False), desk.service("small", 5000))
     desk.daemon()

@@ -6,6 +6,7 @@ import signal
 import time
 
 import psutil
+import pytest
 
 from tests.cli.conftest import Desk, wait_until
 
@@ -158,3 +159,29 @@ def test_it_waits_until_the_memory_is_back(desk: Desk) -> None:
     body = desk.admit("unload", "coder", "--json").must(0).json
     assert body["back_mb"] >= 225 or body["took_s"] >= 5, "three quarters, or all the time it has"
     assert body["back_mb"] >= 150 or "are back so far" in body["note"]
+
+
+@pytest.mark.parametrize("line", [["unload", "lm"], ["load", "small", "--evict", "--yes"]])
+def test_ctrl_c_names_the_unload_cmd_that_goes_on(desk: Desk, line: list[str]) -> None:
+    begun = desk.home / "begun"
+    check = {"process_pattern": ..., "loaded_check_cmd": "true"}
+    command = f"sleep 0.5; touch {begun}; sleep 1000.145"  # once `admit` knows which process that is
+    desk.declare(desk.service("lm", unload_cmd=command, unload_timeout_s=60, **check), desk.service("small", 5000))
+    unloading = desk.begin(*line)
+    wait_until(begun.exists)
+    done = desk.interrupt(unloading).must(130)
+    assert "; the unload_cmd of lm (process " in done.err
+    assert [each.cmdline()[0] for each in desk.started.alive()] == ["/bin/sh", "sleep"]
+    desk.shell(done.err.split("goes on; end it: ")[1]).must(0)
+    wait_until(lambda: not desk.started.alive())
+
+
+def test_ctrl_c_says_who_was_sent_sigterm(desk: Desk) -> None:
+    desk.declare(desk.service("coder", unload_timeout_s=60))
+    stays = desk.start_by_hand("coder", "--stubborn")
+    unloading = desk.begin("unload", "coder")
+    assert unloading.stderr is not None
+    assert "SIGTERM to" in unloading.stderr.readline()
+    done = desk.interrupt(unloading).must(130)
+    said = f"interrupted; coder (process {stays.pid}) was sent SIGTERM, and may be there still"
+    assert done.err == f"admit: {said}\n"
