@@ -22,6 +22,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         + sleeper("coder", 52, 6000, priority=10)
         + sleeper("small", 53, 3000)
         + service("broken", 100, loaded_check_cmd="false", load_cmd="echo '<b>no such weights</b>'; exit 3")
+        + service("late", 100, loaded_check_cmd="sleep 1; false", load_cmd="true", load_timeout_s=1)
         + flagged("stubborn", folder, 100, unload_cmd="true", unload_timeout_s=1)
     )
     with running(folder, services) as up:
@@ -91,6 +92,27 @@ def test_what_is_not_agreed_to_is_not_done(daemon: Daemon, show: Show) -> None:
     shown.page.keyboard.press("Escape")
     expect(shown.button("chat")).to_have_text("Load")
     assert not [url for url in shown.asked if "/services/" in url]
+
+
+def test_one_yes_agrees_to_one_thing(daemon: Daemon, show: Show) -> None:
+    """What is asked of late comes up while it is asked of chat: it waits for its turn."""
+    daemon.act("/services/chat/load")
+    shown = show(daemon)
+    shown.shows("chat", "loaded")
+    dialog = shown.page.locator("#agree")
+    with shown.page.expect_response("**/admit") as said:
+        shown.button("late").click()
+        shown.button("chat").click()
+    assert said.value.finished() is None
+    expect(dialog).to_contain_text("Unload chat?")
+    shown.page.keyboard.press("Escape")
+    expect(dialog).to_contain_text("Load late?")
+    expect(shown.button("chat")).to_have_text("Unload")
+    shown.agree("Load")
+    shown.give_token()
+    expect(shown.card("late")).to_contain_text("late was not loaded")
+    assert daemon.state("chat") == "loaded"
+    assert not [url for url in shown.asked if url.endswith("/unload")]
 
 
 def test_a_refusal_has_its_remedy_to_copy_and_room_is_made_by_the_plan(daemon: Daemon, show: Show) -> None:
