@@ -23,6 +23,10 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         + sleeper("small", 53, 3000)
         + service("broken", 100, loaded_check_cmd="false", load_cmd="echo '<b>no such weights</b>'; exit 3")
         + service("late", 100, loaded_check_cmd="sleep 1; false", load_cmd="true", load_timeout_s=1)
+        + "".join(
+            sleeper(f"slow{number}", 55 + number, 100, loaded_check_cmd=["test", "-e", str(folder / "go.flag")])
+            for number in range(4)
+        )
         + flagged("stubborn", folder, 100, unload_cmd="true", unload_timeout_s=1)
     )
     with running(folder, services) as up:
@@ -198,6 +202,32 @@ def test_what_does_not_go_can_be_ended_for_certain(daemon: Daemon, show: Show) -
     shown.agree("Kill")
     expect(card).to_contain_text("stubborn was not unloaded")
     expect(shown.button("stubborn")).to_have_text("Unload")
+
+
+def test_many_loads_leave_connections_for_the_looks_and_an_unload(daemon: Daemon, show: Show) -> None:
+    """Chromium has six for one place, and a load keeps one for as long as it takes."""
+    (daemon.folder / "stubborn.flag").touch()
+    shown = show(daemon)
+    shown.shows("stubborn", "loaded")
+    for number in range(4):
+        shown.button(f"slow{number}").click()
+        shown.agree("Load")
+        if number == 0:
+            shown.give_token()
+    waiting = shown.page.get_by_role("button", name="Waits for others…")
+    expect(waiting).to_have_count(1)
+    shown.button("stubborn").click()
+    shown.agree("Unload")
+    expect(shown.card("stubborn")).to_contain_text("stubborn was not unloaded")
+    with shown.page.expect_response("**/capacity") as looked:
+        pass
+    assert looked.value.status == 200
+    expect(shown.page.locator("#banner")).to_be_empty()
+    assert len([url for url in shown.asked if url.endswith("/load")]) == 3
+    (daemon.folder / "go.flag").touch()
+    for number in range(4):
+        shown.shows(f"slow{number}", "loaded")
+    expect(waiting).to_have_count(0)
 
 
 def test_a_daemon_that_goes_in_the_midst_of_a_load_is_said(tmp_path: Path, show: Show) -> None:
