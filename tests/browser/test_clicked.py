@@ -22,7 +22,13 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         + sleeper("coder", 52, 6000, priority=10)
         + sleeper("small", 53, 3000)
         + service("broken", 100, loaded_check_cmd="false", load_cmd="echo '<b>no such weights</b>'; exit 3")
-        + service("late", 100, loaded_check_cmd="sleep 1; false", load_cmd="true", load_timeout_s=1)
+        + service(
+            "late",
+            100,
+            loaded_check_cmd=f"test -e {folder}/late.flag && sleep 1; false",
+            load_cmd="true",
+            load_timeout_s=1,
+        )
         + "".join(
             sleeper(f"slow{number}", 55 + number, 100, loaded_check_cmd=["test", "-e", str(folder / "go.flag")])
             for number in range(4)
@@ -100,6 +106,7 @@ def test_what_is_not_agreed_to_is_not_done(daemon: Daemon, show: Show) -> None:
 
 def test_one_yes_agrees_to_one_thing(daemon: Daemon, show: Show) -> None:
     """What is asked of late comes up while it is asked of chat: it waits for its turn."""
+    (daemon.folder / "late.flag").touch()
     daemon.act("/services/chat/load")
     shown = show(daemon)
     shown.shows("chat", "loaded")
