@@ -72,7 +72,7 @@ def banner(seen: Seen, good_at: float, lost_at: float | None) -> Text:
         why = "" if seen.why_inside == "no daemon listens" else f" ({seen.why_inside})"
         return Text(
             f"{gone}{why}: this process looks and decides by itself, by the same rules.\n"
-            "Nobody wakes or recovers anything meanwhile. Start one: admit daemon run"
+            "Nobody wakes or recovers anything meanwhile. Next: admit daemon status"
         )
     return Text()
 

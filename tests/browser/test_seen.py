@@ -132,7 +132,7 @@ def test_a_daemon_that_goes_is_said_to_be_gone_and_comes_back_by_itself(tmp_path
         up.stop()
         banner = shown.page.get_by_role("alert").filter(has_text="The daemon is gone")
         expect(banner).to_be_visible()
-        expect(banner).to_contain_text(f"admit daemon run --port {up.port}")
+        expect(banner).to_contain_text(f"ADMIT_PORT={up.port} admit daemon status")
         expect(shown.page.locator("#link")).to_have_text("not live")
         expect(shown.button("chat")).to_have_attribute("aria-disabled", "true")
         assert not shown.unfit()
