@@ -59,6 +59,7 @@ def test_a_load_by_keyboard_alone_with_the_token_once(daemon: Daemon, show: Show
     keyboard.press("Enter")
     expect(shown.page.get_by_role("textbox", name="Token")).to_be_focused()
     expect(shown.page.locator("#token-command")).to_contain_text("/.local/state}/admit/token")
+    expect(shown.page.locator("#token-note")).to_contain_text("session storage until you close this tab")
     keyboard.type(daemon.token)
     keyboard.press("Enter")
     shown.shows("chat", "loaded")
