@@ -56,13 +56,30 @@ def from_home(path: str) -> str:
 def on_screen(text: str) -> str:
     """`text` in place of what the terminal shows, without a flicker, and no longer than the terminal is high."""
     try:
-        rows = os.get_terminal_size(1).lines or 24
+        columns, rows = os.get_terminal_size(1)
     except OSError:
-        rows = 24
+        columns, rows = 0, 0
+    columns, rows = columns or WIDTH + 1, rows or 24
     lines = text.split("\n")
-    if 2 < rows <= len(lines):
-        lines = [*lines[: rows - 2], f"... and {len(lines) - rows + 2} lines more: admit status"]
+    heights = [-(-max(1, _cells(line)) // columns) for line in lines]  # a line that is too wide goes on below
+    if 2 < rows <= sum(heights):
+        kept = 0
+        while sum(heights[: kept + 1]) <= rows - 2:
+            kept += 1
+        lines = [*lines[:kept], f"... and {len(lines) - kept} lines more: admit status"[: columns - 1]]
     return "\x1b[H" + "\x1b[K\n".join(lines) + "\x1b[K\x1b[J"
+
+
+def _cells(line: str) -> int:
+    """How many columns a terminal needs for it: colours need none, some letters two."""
+    import re
+
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", line)
+    if shown.isascii():
+        return len(shown)
+    import unicodedata
+
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in shown)
 
 
 def again(config: str | None, *words: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from admit_cli.door import Door
+from admit_cli.door import Door, NoAnswer, Strange
 from admit_cli.load import check_name, trouble
 
 TYPE_CHECKING = False
@@ -47,19 +47,30 @@ def plan(values: dict[str, Any]) -> int:
 
 
 def _watch(door: Door, as_json: bool) -> int:
+    """Look again and again: a daemon that does not answer, or cannot see, may do so at the next look."""
     import json
     import time
 
     from admit_cli import render
-    from admit_cli.tell import out_now
+    from admit_cli.tell import out_now, printable, tell
 
     screen = sys.stdout.isatty() and not as_json
+    shown = problem = ""
     try:
         while True:
-            ledger = door.capacity()
-            text = json.dumps(ledger, ensure_ascii=False) if as_json else render.status(ledger)
-            if not out_now(render.on_screen(text) if screen else text):
-                return 0
+            before, problem = problem, ""
+            try:
+                ledger = door.capacity()
+                shown = json.dumps(ledger, ensure_ascii=False) if as_json else render.status(ledger)
+            except (NoAnswer, Strange) as trouble_now:
+                problem = f"admit: {printable(str(trouble_now))}; it is asked again"
+            if problem and not screen:
+                if problem != before:
+                    tell(problem)
+            else:
+                text = "\n".join(filter(None, (problem, shown)))  # what was seen last stays
+                if not out_now(render.on_screen(text) if screen else text):
+                    return 0
             time.sleep(EVERY_S)
             door = door.renewed()
     except KeyboardInterrupt:

@@ -58,14 +58,13 @@ class Streams:
                 for entry in await asyncio.to_thread(
                     lambda: self.journal.read(since=since, service=service, limit=limit)
                 ):
-                    after = entry.id
-                    yield _frame(entry)
+                    if entry.id <= tail.last:  # what was written since then is the tail's to tell
+                        yield _frame(entry)
             sent_at = time.monotonic()
             while not self._stopping:
                 woken.clear()
                 for entry in await asyncio.to_thread(tail.more):
-                    seen = after is not None and since is not None and entry.id <= after
-                    if not seen and service in (None, entry.event.service):
+                    if service in (None, entry.event.service):
                         yield _frame(entry)
                         sent_at = time.monotonic()
                 if time.monotonic() - sent_at >= ALIVE_EVERY_S:

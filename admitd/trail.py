@@ -122,13 +122,13 @@ class Tail:
     """What is new in a journal, whoever writes it. The files are the queue: a slow reader costs nobody memory."""
 
     def __init__(self, path: Path, after: int | None = None) -> None:
-        """`after`: the last id that was read; None begins with what comes from now on."""
+        """`after`: the last id that was read; None begins with what comes from now on. `last` is that id."""
         self._path = path
         self._seen: tuple[int, int, int] | None = None
-        self._last = after
         if after is None:
             self._seen = self._look()
-            self._last = next((entry.id for entry in latest(path)), 0)
+            after = next((entry.id for entry in latest(path)), 0)
+        self.last = after
 
     def more(self) -> list[Entry]:
         """Entries that were not read yet, oldest first, BATCH at most; empty at the cost of one stat."""
@@ -136,7 +136,7 @@ class Tail:
         if look == self._seen:
             return []
         newest = next(latest(self._path), None)
-        last = self._last or 0
+        last = self.last
         if newest is not None and newest.id < last:
             last = 0  # somebody removed the journal, and it began anew
         batch: deque[Entry] = deque(maxlen=BATCH)
@@ -145,7 +145,7 @@ class Tail:
                 break
             batch.append(entry)
         self._seen = look if len(batch) < BATCH else None
-        self._last = batch[0].id if batch else last  # the newest of those that are handed out
+        self.last = batch[0].id if batch else last  # the newest of those that are handed out
         return list(reversed(batch))
 
     def _look(self) -> tuple[int, int, int] | None:

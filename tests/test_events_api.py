@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from admitd import eventstream
+from admitd.journal import NAME, Journal
 from tests.ownhome import CAPACITY, WAIT_S, Home, frames, until
 
 STREAM = "text/event-stream"
@@ -196,6 +197,25 @@ def test_a_stream_goes_on_after_the_last_id(home: Home, daemon: subprocess.Popen
         assert [next(sent)["data"]["text"] for _ in range(2)] == ["3", "4"]
         home.remember("5")
         assert next(sent)["data"]["text"] == "5"
+
+
+def test_a_journal_that_began_anew_is_told_from_its_beginning(home: Home, daemon: subprocess.Popen[str]) -> None:
+    for number in range(5):
+        home.remember(str(number))
+    with home.open("/events?since=0", Accept=STREAM) as answer:
+        sent = frames(answer)
+        while not (frame := next(sent)).get("data") or frame["data"]["text"] != "4":
+            pass
+        for file in home.state.glob(f"{NAME}*"):
+            file.unlink()
+        home.journal = Journal(home.state / NAME)
+        home.remember("anew")
+        assert next(sent)["data"]["text"] == "anew", "while it was read"
+    for query in ("", "?since=0"):
+        with home.open(f"/events{query}", Accept=STREAM, Last_Event_ID="5000") as answer:
+            sent = frames(answer)
+            next(sent)
+            assert next(sent)["data"]["text"] == "anew", "and while nobody read it"
 
 
 @pytest.mark.parametrize("strange", ["", "x", "-3", "9" * 30])

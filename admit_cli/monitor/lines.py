@@ -72,16 +72,17 @@ def banner(seen: Seen, good_at: float, lost_at: float | None) -> Text:
         why = "" if seen.why_inside == "no daemon listens" else f" ({seen.why_inside})"
         return Text(
             f"{gone}{why}: this process looks and decides by itself, by the same rules.\n"
-            "Nobody wakes or recovers anything meanwhile. Start one: admit daemon run"
+            "Nobody wakes or recovers anything meanwhile. Next: admit daemon status"
         )
     return Text()
 
 
-def notes(ledger: Mapping[str, Any], under_way: Mapping[str, float]) -> Text:
-    """Commands that run, and for how many seconds; what is charged beside the services, who holds, who waits, what is
-    odd."""
+def notes(ledger: Mapping[str, Any], under_way: Mapping[str, float], waits: str = "") -> Text:
+    """The question that `waits` for whoever types; commands that run, and for how many seconds; what is charged beside
+    the services, who holds, who waits, what is odd."""
+    asked = [f"{waits} Enter or Esc leaves the filter, and shows this question"] if waits else []
     running = [f"{words}: {so_far_s:.0f} s so far" for words, so_far_s in under_way.items()]
-    return Text.from_ansi("\n".join([*running, *render.notes(dict(ledger))]))
+    return Text.from_ansi("\n".join([*asked, *running, *render.notes(dict(ledger))]))
 
 
 def event(entry: Entry, width: int) -> Text:

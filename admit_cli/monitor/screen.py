@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final
 
 from rich.text import Text
 from textual.app import App, ComposeResult, ScreenStackError
@@ -26,48 +26,18 @@ from admit_cli.errors import sentence
 from admit_cli.monitor import lines, offers, rows
 from admit_cli.monitor.dialogs import CLOSE, Choice, Dialog
 from admit_cli.monitor.listing import Listing
+from admit_cli.monitor.messages import Call, Happened, Looked
 from admit_cli.monitor.offers import Commands, Offer
 from admit_cli.monitor.rows import Order
-from admit_cli.monitor.source import Done, Seen
+from admit_cli.monitor.source import Done, Seen, Sees
 from admitd.core.events import Entry
 
 EVERY_S: Final = 2.0
 LISTEN_EVERY_S: Final = 0.5
+PAUSE_S: Final = 0.4
+"""Before a question that had to wait for another one: a key that is pressed twice answers nothing unseen."""
 _TAKEN_DOWN: Final = suppress(NoMatches, ScreenStackError)
 """News may come, and a timer may end, while what they are drawn on is being taken down."""
-
-
-class Sees(Protocol):
-    """Where it all comes from, and who runs commands."""
-
-    def look(self) -> Seen: ...
-    def events(self) -> list[Entry]: ...
-    def plan(self, name: str) -> dict[str, Any]: ...
-    def run(self, *commands: tuple[str, ...]) -> Done: ...
-
-
-class Looked(Message):
-    """A look came back."""
-
-    def __init__(self, seen: Seen) -> None:
-        super().__init__()
-        self.seen = seen
-
-
-class Happened(Message):
-    """The journal has more."""
-
-    def __init__(self, entries: list[Entry]) -> None:
-        super().__init__()
-        self.entries = entries
-
-
-class Call(Message):
-    """A thread is done, and `then` goes on from there."""
-
-    def __init__(self, then: Callable[[], None]) -> None:
-        super().__init__()
-        self.then = then
 
 
 class Monitor(App[None]):
@@ -113,6 +83,8 @@ class Monitor(App[None]):
         self._wanted = wanted
         self._entries: list[Entry] = []
         self._under_way: dict[str, float] = {}
+        self._held: list[Offer] = []
+        self._asking = False
         self._ended = threading.Event()
         self._stirred = threading.Event()
         self._lost_at: float | None = None
@@ -253,7 +225,8 @@ class Monitor(App[None]):
         now = time.time()
         self._line("#head").update(lines.head(ledger, self._seen, now - self._good.at, self.size.width))
         banner = lines.banner(self._seen, self._good.at, self._lost_at)
-        notes = lines.notes(ledger, {words: now - began for words, began in dict(self._under_way).items()})
+        waits = self._held[0].title if self._held and self._is_typing() else ""
+        notes = lines.notes(ledger, {words: now - began for words, began in dict(self._under_way).items()}, waits)
         for where, text in (("#banner", banner), ("#notes", notes)):
             widget = self._line(where)
             widget.display = bool(text)
@@ -354,14 +327,48 @@ class Monitor(App[None]):
 
     # What is asked, and done.
 
-    def _say(self, offer: Offer) -> None:
-        def answered(key: str | None) -> None:
-            if key is not None:
-                self._begin(offer.answers[key][1])
+    def _is_typing(self) -> bool:
+        """Whether letters are for the filter; where another window has the focus, they may be again."""
+        base = self.screen_stack[0]
+        return base.focused is self._field or (not self.app_focus and base.query_one("#filtering").display)
 
-        choices = [Choice(key, label) for key, (label, _) in offer.answers.items()]
-        nothing = Choice("n", "Don't") if choices else CLOSE
-        self.push_screen(Dialog(offer.title, offer.text, choices, nothing), answered)
+    def _say(self, offer: Offer) -> None:
+        self._held.append(offer)
+        self._ask()
+
+    def _ask(self) -> None:
+        """Ask what waits, one after the other, and nobody who types: a letter for the filter answers no question."""
+        if not self._held or self._asking:
+            return
+        if not self._is_typing():
+            self._asking = True
+            offer = self._held.pop(0)
+            choices = [Choice(key, label) for key, (label, _) in offer.answers.items()]
+            nothing = Choice("n", "Don't") if choices else CLOSE
+            self.push_screen(Dialog(offer.title, offer.text, choices, nothing), partial(self._answered, offer))
+        self._draw_what_ages()
+
+    def _answered(self, offer: Offer, key: str | None) -> None:
+        if self._held:
+            self.set_timer(PAUSE_S, self._ask_next)
+        else:
+            self._asking = False
+        if key is not None:
+            self._begin(offer.answers[key][1])
+
+    def _ask_next(self) -> None:
+        self._asking = False
+        self._ask()
+
+    def on_input_blurred(self) -> None:
+        """The filter is left: what waited is asked."""
+        with _TAKEN_DOWN:
+            self._ask()
+
+    def watch_app_focus(self) -> None:
+        """The terminal is looked at again."""
+        with _TAKEN_DOWN:
+            self._ask()
 
     def _begin(self, commands: Commands) -> None:
         words = "admit " + ", admit ".join(" ".join(each) for each in commands)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from admit_cli.door import Door
 from admit_cli.errors import sentence
@@ -46,6 +46,15 @@ class Done:
 
     code: int
     said: str
+
+
+class Sees(Protocol):
+    """Where it all comes from, and who runs commands."""
+
+    def look(self) -> Seen: ...
+    def events(self) -> list[Entry]: ...
+    def plan(self, name: str) -> dict[str, Any]: ...
+    def run(self, *commands: tuple[str, ...]) -> Done: ...
 
 
 class Source:

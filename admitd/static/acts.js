@@ -114,7 +114,7 @@ export class Acts {
     for (;;) {
       if (!(await haveToken(wrong))) return null;
       this.set(name, word);
-      const said = await act(name, verb, body);
+      const said = await act(name, verb, body, (waits) => this.set(name, waits ? "Waits for others…" : word));
       if (said.status !== 401) return said;
       token.forget();
       byId("forget").hidden = true;

@@ -39,9 +39,38 @@ const json = (body) => ({
 export const wouldAdmit = (service) =>
   exchange("/admit", { ...json({ service, dry_run: true }), signal: AbortSignal.timeout(PATIENCE_MS) });
 
-/** Load or unload, with the token; the answer comes when that has ended, which may take minutes. */
-export function act(service, verb, body = {}) {
-  const request = json(body);
-  request.headers.Authorization = `Bearer ${token.get()}`;
-  return exchange(`/services/${encodeURIComponent(service)}/${verb}`, request);
+// A browser has six connections for one place, and the events and the looks need theirs: loads, which take minutes, get
+// three, and there is always one for an unload, which makes room.
+const MOST_UNDER_WAY = { load: 3, unload: 4 };
+const waiting = [];
+let underWay = 0;
+
+async function comeIn(verb, told) {
+  if (underWay < MOST_UNDER_WAY[verb]) underWay += 1;
+  else {
+    told(true);
+    await new Promise((goes) => waiting.push({ verb, goes }));
+    told(false);
+  }
+}
+
+function goOut() {
+  underWay -= 1;
+  const next = waiting.findIndex(({ verb }) => underWay < MOST_UNDER_WAY[verb]);
+  if (next < 0) return;
+  underWay += 1;
+  waiting.splice(next, 1)[0].goes();
+}
+
+/** Load or unload, with the token; the answer comes when that has ended, which may take minutes. `told` hears whether it
+ * waits until others have ended. */
+export async function act(service, verb, body, told) {
+  await comeIn(verb, told);
+  try {
+    const request = json(body);
+    request.headers.Authorization = `Bearer ${token.get()}`;
+    return await exchange(`/services/${encodeURIComponent(service)}/${verb}`, request);
+  } finally {
+    goOut();
+  }
 }

@@ -104,13 +104,13 @@ function lost() {
   if (lostAt !== null) return;
   lostAt = Date.now() / 1000;
   trouble = "";
-  const port = location.port && location.port !== USUAL_PORT ? ` --port ${location.port}` : "";
+  const port = location.port && location.port !== USUAL_PORT ? `ADMIT_PORT=${location.port} ` : "";
   const shown = ledger ? "What is shown is as it was then. " : "";
   halt(
     el("p", { class: "banner" },
       el("strong", {}, "The daemon is gone. "),
       `Nothing answers at ${location.host} since ${clock(lostAt)}. ${shown}This page goes on by itself once it is back.`,
-      el("span", { class: "start" }, "Start it: ", command(`admit daemon run${port}`)),
+      el("span", { class: "start" }, "Next: ", command(`${port}admit daemon status`)),
     ),
   );
 }

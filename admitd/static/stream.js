@@ -52,7 +52,7 @@ export class Stream {
       .join("\n");
     if (!data) return;
     const event = JSON.parse(data);
-    if (this.last !== null && event.id <= this.last) return;
+    if (event.id === this.last) return; // a lower one is of a journal that was removed and began anew
     this.last = event.id;
     this.onEvent(event);
   }

@@ -22,6 +22,17 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         + sleeper("coder", 52, 6000, priority=10)
         + sleeper("small", 53, 3000)
         + service("broken", 100, loaded_check_cmd="false", load_cmd="echo '<b>no such weights</b>'; exit 3")
+        + service(
+            "late",
+            100,
+            loaded_check_cmd=f"test -e {folder}/late.flag && sleep 1; false",
+            load_cmd="true",
+            load_timeout_s=1,
+        )
+        + "".join(
+            sleeper(f"slow{number}", 55 + number, 100, loaded_check_cmd=["test", "-e", str(folder / "go.flag")])
+            for number in range(4)
+        )
         + flagged("stubborn", folder, 100, unload_cmd="true", unload_timeout_s=1)
     )
     with running(folder, services) as up:
@@ -48,6 +59,7 @@ def test_a_load_by_keyboard_alone_with_the_token_once(daemon: Daemon, show: Show
     keyboard.press("Enter")
     expect(shown.page.get_by_role("textbox", name="Token")).to_be_focused()
     expect(shown.page.locator("#token-command")).to_contain_text("/.local/state}/admit/token")
+    expect(shown.page.locator("#token-note")).to_contain_text("session storage until you close this tab")
     keyboard.type(daemon.token)
     keyboard.press("Enter")
     shown.shows("chat", "loaded")
@@ -91,6 +103,28 @@ def test_what_is_not_agreed_to_is_not_done(daemon: Daemon, show: Show) -> None:
     shown.page.keyboard.press("Escape")
     expect(shown.button("chat")).to_have_text("Load")
     assert not [url for url in shown.asked if "/services/" in url]
+
+
+def test_one_yes_agrees_to_one_thing(daemon: Daemon, show: Show) -> None:
+    """What is asked of late comes up while it is asked of chat: it waits for its turn."""
+    (daemon.folder / "late.flag").touch()
+    daemon.act("/services/chat/load")
+    shown = show(daemon)
+    shown.shows("chat", "loaded")
+    dialog = shown.page.locator("#agree")
+    with shown.page.expect_response("**/admit") as said:
+        shown.button("late").click()
+        shown.button("chat").click()
+    assert said.value.finished() is None
+    expect(dialog).to_contain_text("Unload chat?")
+    shown.page.keyboard.press("Escape")
+    expect(dialog).to_contain_text("Load late?")
+    expect(shown.button("chat")).to_have_text("Unload")
+    shown.agree("Load")
+    shown.give_token()
+    expect(shown.card("late")).to_contain_text("late was not loaded")
+    assert daemon.state("chat") == "loaded"
+    assert not [url for url in shown.asked if url.endswith("/unload")]
 
 
 def test_a_refusal_has_its_remedy_to_copy_and_room_is_made_by_the_plan(daemon: Daemon, show: Show) -> None:
@@ -176,6 +210,32 @@ def test_what_does_not_go_can_be_ended_for_certain(daemon: Daemon, show: Show) -
     shown.agree("Kill")
     expect(card).to_contain_text("stubborn was not unloaded")
     expect(shown.button("stubborn")).to_have_text("Unload")
+
+
+def test_many_loads_leave_connections_for_the_looks_and_an_unload(daemon: Daemon, show: Show) -> None:
+    """Chromium has six for one place, and a load keeps one for as long as it takes."""
+    (daemon.folder / "stubborn.flag").touch()
+    shown = show(daemon)
+    shown.shows("stubborn", "loaded")
+    for number in range(4):
+        shown.button(f"slow{number}").click()
+        shown.agree("Load")
+        if number == 0:
+            shown.give_token()
+    waiting = shown.page.get_by_role("button", name="Waits for others…")
+    expect(waiting).to_have_count(1)
+    shown.button("stubborn").click()
+    shown.agree("Unload")
+    expect(shown.card("stubborn")).to_contain_text("stubborn was not unloaded")
+    with shown.page.expect_response("**/capacity") as looked:
+        pass
+    assert looked.value.status == 200
+    expect(shown.page.locator("#banner")).to_be_empty()
+    assert len([url for url in shown.asked if url.endswith("/load")]) == 3
+    (daemon.folder / "go.flag").touch()
+    for number in range(4):
+        shown.shows(f"slow{number}", "loaded")
+    expect(waiting).to_have_count(0)
 
 
 def test_a_daemon_that_goes_in_the_midst_of_a_load_is_said(tmp_path: Path, show: Show) -> None:

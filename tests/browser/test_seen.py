@@ -132,7 +132,7 @@ def test_a_daemon_that_goes_is_said_to_be_gone_and_comes_back_by_itself(tmp_path
         up.stop()
         banner = shown.page.get_by_role("alert").filter(has_text="The daemon is gone")
         expect(banner).to_be_visible()
-        expect(banner).to_contain_text(f"admit daemon run --port {up.port}")
+        expect(banner).to_contain_text(f"ADMIT_PORT={up.port} admit daemon status")
         expect(shown.page.locator("#link")).to_have_text("not live")
         expect(shown.button("chat")).to_have_attribute("aria-disabled", "true")
         assert not shown.unfit()
@@ -142,6 +142,20 @@ def test_a_daemon_that_goes_is_said_to_be_gone_and_comes_back_by_itself(tmp_path
         assert up.act("/services/chat/load").status == 200
         shown.shows("chat", "loaded")
         expect(shown.page.locator("#events li", has_text="chat is loaded")).to_be_visible()
+
+
+def test_a_journal_that_began_anew_is_shown(tmp_path: Path, show: Show) -> None:
+    folder = tmp_path / "anew"
+    with running(folder, flagged("lamp", folder, 100)) as up:
+        for verb in ("load", "unload"):
+            assert up.act(f"/services/lamp/{verb}").status == 200
+        shown = show(up)
+        expect(shown.page.locator("#events li", has_text="lamp was unloaded")).to_be_visible()
+        up.stop()
+        for file in up.places.glob("journal.jsonl*"):
+            file.unlink()
+        up.start()
+        expect(shown.page.locator("#events li", has_text="the daemon was started")).to_have_count(2)
 
 
 def test_a_daemon_that_cannot_see_says_why_and_one_of_another_version_is_told(daemon: Daemon, show: Show) -> None:

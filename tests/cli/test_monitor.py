@@ -165,7 +165,7 @@ def test_keys_sort_turn_and_filter() -> None:
         await watcher.press("slash", *"loaded")
         assert listed(await watcher.sees_no("night-job  suspended")) == ["vision", "chat"]
         await watcher.press("enter", "q")
-        assert not watcher.app._ended.is_set() or watcher.app.return_code == 0, "q is a key again, and quits"
+        await watcher.until(lambda: watcher.app.return_code == 0)  # q is a key again, and quits
 
     watch(Fixed({**FULL, "waiting": [], "undeclared": [], "reservations": [], "warnings": []}), look, (100, 30))
 
@@ -385,7 +385,7 @@ def test_a_daemon_that_goes_is_told_and_one_that_comes_back_too() -> None:
         source.seen = Seen(FULL, "no daemon listens", at=1_000_000.0)
         await watcher.press("r")
         screen = await watcher.sees("The daemon is gone since 13:46:40")
-        assert "no daemon" in screen.splitlines()[0] and "admit daemon run" in screen
+        assert "no daemon" in screen.splitlines()[0] and "admit daemon status" in screen
         source.seen = Seen(None, "no daemon listens", "the process table cannot be seen", 1_000_009.0)
         await watcher.press("r")
         screen = await watcher.sees("Nothing can be seen since 13:46:40: the process table cannot be seen")

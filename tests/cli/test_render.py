@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
 from typing import Any
 
@@ -140,8 +142,36 @@ def test_json_in_a_locale_without_utf8(capsys: pytest.CaptureFixture[str], monke
 
 
 def test_what_is_watched_fits_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(render.os, "get_terminal_size", lambda fd: __import__("os").terminal_size((80, 24)))
+    monkeypatch.setattr(os, "get_terminal_size", lambda fd: os.terminal_size((80, 24)))
     text = "\n".join(f"line {n}" for n in range(100))
     assert render.on_screen(text).count("\n") == 22
     assert "... and 78 lines more: admit status" in render.on_screen(text)
     assert render.on_screen("one").endswith("one\x1b[K\x1b[J")
+
+
+def rows_of(screen: str, columns: int) -> int:
+    """How many rows a terminal needs for it, by what it shows of each line."""
+    shown = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", screen)
+    return sum(max(1, -(-len(line) // columns)) for line in shown.split("\n"))
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(80, 24), (80, 10), (40, 24), (20, 5)])
+def test_lines_that_wrap_do_not_push_the_pool_off_the_screen(
+    columns: int, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "get_terminal_size", lambda fd: os.terminal_size((columns, rows)))
+    text = "\n".join(["box: \x1b[32m1500 MB free\x1b[0m", *(f"{'warning ' * 14}{n}" for n in range(12))])
+    screen = render.on_screen(text)
+    assert rows_of(screen, columns) < rows, "the cursor stands in a row of its own"
+    assert "box: " in screen and "\n... and " in screen
+
+
+def test_letters_that_are_two_columns_wide_are_counted_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "get_terminal_size", lambda fd: os.terminal_size((80, 24)))
+    assert "more: admit status" in render.on_screen("\n".join(["\u5b57" * 41] * 12))
+    assert "more: admit status" not in render.on_screen("\n".join(["\xfc" * 80] * 12))
+
+
+def test_colours_need_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "get_terminal_size", lambda fd: os.terminal_size((80, 24)))
+    assert "more: admit status" not in render.on_screen("\n".join(["\x1b[33m" + "x" * 80 + "\x1b[0m"] * 20))

@@ -8,10 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
+from admit_cli import status
+from admit_cli.door import Door, NoAnswer, Strange
 from tests.cli.conftest import BIN, Desk, wait_until
+from tests.cli.test_render import LEDGER
 
 
 def test_the_ledger_on_one_screen(desk: Desk, door: str) -> None:
@@ -108,6 +112,52 @@ def test_watch_goes_on_without_the_daemon_and_back_to_it_when_it_returns(desk: D
         assert line == "admit: no daemon listens; deciding in this process, by the same rules\n"
     assert watching is not None
     desk.interrupt(watching)
+
+
+def test_watch_says_what_is_wrong_and_looks_again(desk: Desk) -> None:
+    desk.declare(desk.service("big"))
+    desk.daemon()
+    watching = desk.begin("status", "--watch", "--json", stderr=subprocess.STDOUT)
+    assert watching.stdout is not None
+    assert watching.stdout.readline().startswith("{")
+    away = desk.state.rename(desk.state.with_name("away"))
+    desk.state.write_text("in the way")
+    line = watching.stdout.readline()
+    while line.startswith("{"):
+        line = watching.stdout.readline()
+    assert str(desk.state) in line and line.endswith("; it is asked again\n")
+    desk.state.unlink()
+    away.rename(desk.state)
+    assert watching.stdout.readline().startswith("{"), "said once"
+    desk.interrupt(watching).must(0)
+
+
+def test_watch_keeps_what_was_seen_while_no_answer_comes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Moody(Door):
+        def __init__(self) -> None:
+            self.says = [LEDGER, NoAnswer("the daemon listens, but gave no answer in 30 s"), Strange("no\x1b[2J")]
+
+        def capacity(self) -> dict[str, Any]:
+            if not self.says:
+                raise KeyboardInterrupt
+            said = self.says.pop(0)
+            if isinstance(said, Exception):
+                raise said
+            return said
+
+        def renewed(self) -> Door:
+            return self
+
+    monkeypatch.setattr(status, "EVERY_S", 0.0)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert status._watch(Moody(), as_json=False) == 0
+    first, second, third = capsys.readouterr().out.split("\x1b[H")[1:]
+    assert "10000 MB free" in first and "asked again" not in first
+    assert second.startswith("admit: the daemon listens, but gave no answer in 30 s; it is asked again")
+    assert third.startswith("admit: no?[2J; it is asked again")
+    assert all("10000 MB free" in text for text in (second, third))
 
 
 def test_watch_ends_when_nobody_reads_it(desk: Desk) -> None:

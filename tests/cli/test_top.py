@@ -76,7 +76,7 @@ def test_it_says_when_the_daemon_is_gone_and_recovers(desk: Desk) -> None:
         os.kill(daemon.pid, signal.SIGKILL)
         daemon.wait()
         gone = screen.sees("The daemon is gone since")
-        assert "no daemon" in gone.splitlines()[0] and "Start one: admit daemon run" in gone
+        assert "no daemon" in gone.splitlines()[0] and "Next: admit daemon status" in gone
         screen.type("l")
         screen.sees("Load big?")
         screen.type("y")
