@@ -19,7 +19,7 @@ import secrets
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -61,6 +61,15 @@ class Standing:
     waiters: tuple[Waiter, ...] = ()
     mark: bytes = b""
     warnings: tuple[str, ...] = ()
+
+    @property
+    def launchers(self) -> Mapping[int, Collection[str]]:
+        """The services that each holder has reservations for, by its pid."""
+        launchers: dict[int, set[str]] = {}
+        for each in self.reservations:
+            if each.holder is not None:
+                launchers.setdefault(each.holder.pid, set()).add(each.service)
+        return launchers
 
 
 class Reservations:

@@ -14,7 +14,7 @@ from admitd.core.terms import Capacity, Check, Command, ProcessId, Sentinel
 from admitd.core.verdict import Admitted
 from admitd.flight import Flight
 from admitd.gate import TRIES, Answer, Ask, Gate, Scene, Unknown, safelist_of
-from admitd.processes.table import CannotSee
+from admitd.processes.table import NOBODY, CannotSee
 from admitd.reservations import NotRecorded, Reservations
 from tests.core.worlds import capacity, service
 from tests.gates import (
@@ -133,7 +133,7 @@ def test_holders_are_told_to_the_table_as_launchers(where: Path) -> None:
     one = gate(where, table=table)
     words(one, Ask("first", me()))
     one.look()
-    assert table.launchers == [me().pid]
+    assert table.launchers == {me().pid: {"first"}}
 
 
 def test_reservations_are_read_before_the_processes(where: Path) -> None:
@@ -545,7 +545,7 @@ def test_every_answer_comes_from_a_look_that_began_after_its_request(where: Path
 
     table.on_look = begin
     real = table.look
-    table.look = lambda matcher, launchers=(): replace(real(matcher, launchers), count=begun)  # type: ignore[method-assign]
+    table.look = lambda matcher, launchers=NOBODY: replace(real(matcher, launchers), count=begun)  # type: ignore[method-assign]
 
     async def story(flight: Flight) -> None:
         async def client(number: int) -> None:

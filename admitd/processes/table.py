@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final, Protocol
 
 from admitd.core.terms import Process, ProcessId, Sighting, Unread
@@ -13,6 +14,10 @@ from admitd.processes.matching import Judgement, Matcher, Role
 ANCESTORS_LOOKED_AT: Final = 64
 _RUNS_ADMIT: Final = re.compile(rb"(?:\A|[\0\s/'\"(;&|])admit[\0\s]")
 """`sh -c 'admit run a -- ... & admit run b -- ...'`: the shell starts both, and is neither."""
+
+Launchers = Mapping[int, Collection[str]]
+"""Who holds reservations, by pid, and for which services: until one is there, its holder merely starts it."""
+NOBODY: Final[Launchers] = MappingProxyType({})
 
 
 class CannotSee(Exception):
@@ -54,10 +59,10 @@ class Look:
 class ProcessTable(Protocol):
     """One way of reading the process table."""
 
-    def look(self, matcher: Matcher, launchers: Iterable[int] = ()) -> Look:
-        """Look now. `launchers`: holders of reservations, who merely start a service. Raises CannotSee."""
+    def look(self, matcher: Matcher, launchers: Launchers = NOBODY) -> Look:
+        """Look now. Raises CannotSee."""
 
-    def glance(self, matcher: Matcher, launchers: Iterable[int] = ()) -> Look:
+    def glance(self, matcher: Matcher, launchers: Launchers = NOBODY) -> Look:
         """As `look`, for who looks all the time and may be late: where no process was started since the last glance,
         only those that mattered then are looked at, and who became one of them since without a fork is seen within a
         minute. Nothing is admitted by it."""
@@ -82,7 +87,7 @@ class Details:
 def sight(
     hits: Iterable[Hit],
     details: Callable[[int], Details | None],
-    launchers: Iterable[int],
+    launchers: Launchers,
     own_pid: int,
 ) -> tuple[tuple[Sighting, ...], tuple[PassedOver, ...]]:
     """Hits -> sightings. Left out, always: admit's own processes and the commands it runs; and, of mere mentions,
@@ -94,7 +99,6 @@ def sight(
     mentioned = any(claim.mention for hit in claiming for claim in hit.judgement.claims)
     starting = _starters(hits, parents) if mentioned else {}
     started = _started(claiming, parents) if mentioned else {}
-    launchers = set(launchers)
     seen: list[Sighting] = []
     passed_over: list[PassedOver] = []
     for hit in claiming:
@@ -106,7 +110,7 @@ def sight(
             why = ours
             if claim.other_program:
                 why = why or f"its program is {claim.program}, and `program:` names another"
-            elif claim.mention and (hit.pid in launchers or _only_starts(hit, claim.service, starting)):
+            elif claim.mention and _is_starting(hit, claim.service, launchers, starting):
                 why = why or "it only starts a load"
             elif claim.mention and claim.service in started.get(hit.pid, ()) and _RUNS_ADMIT.search(hit.line):
                 why = why or "it only waits for what it started"
@@ -139,9 +143,11 @@ def _started(claiming: Iterable[Hit], parents: _Parents) -> dict[int, set[str]]:
     return started
 
 
-def _only_starts(hit: Hit, service: str, starting: Mapping[int, set[str]]) -> bool:
-    """Whether a mention is of what is being loaded below it. A service that happens to load another one is not: it
-    keeps its own charge, even where its pattern matches its arguments only."""
+def _is_starting(hit: Hit, service: str, launchers: Launchers, starting: Mapping[int, set[str]]) -> bool:
+    """Whether a mention is of what it holds a reservation for, or of what is being loaded below it. A service that
+    happens to load another one is not: it keeps its own charge, even where its pattern matches its arguments only."""
+    if service in launchers.get(hit.pid, ()):
+        return True
     words = starting.get(hit.pid)
     return words is not None and (service in words or _RUNS_ADMIT.search(hit.line) is not None)
 

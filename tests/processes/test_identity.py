@@ -347,10 +347,14 @@ def test_a_service_that_loads_another_keeps_its_charge(crowd: Crowd, table: Proc
 
 def test_a_holder_is_no_mention_of_what_it_is_about_to_load(crowd: Crowd, table: ProcessTable) -> None:
     holder = crowd.python(WAIT, "decoy_lm.server")
-    assert said_of(table.look(MATCH, [holder.pid]), holder.pid) == {"mlx": "it only starts a load"}
-    assert said_of(table.look(MATCH, [holder.pid + 1]), holder.pid) == {"mlx": "mentions"}
+    assert said_of(table.look(MATCH, {holder.pid: {"mlx"}}), holder.pid) == {"mlx": "it only starts a load"}
+    assert said_of(table.look(MATCH, {holder.pid + 1: {"mlx"}}), holder.pid) == {"mlx": "mentions"}
+    other = {holder.pid: {"other"}}
+    assert said_of(table.look(MATCH, other), holder.pid) == {"mlx": "mentions"}, "its own charge does not go away"
     real = crowd.start(*PYTHON, crowd.script("decoy_lm.server"))
-    assert said_of(table.look(MATCH, [real.pid]), real.pid) == {"mlx": "is"}, "it holds and is there: it has loaded"
+    assert said_of(table.look(MATCH, {real.pid: {"mlx"}}), real.pid) == {"mlx": "is"}, (
+        "it holds and is there: it has loaded"
+    )
 
 
 @pytest.mark.parametrize(
