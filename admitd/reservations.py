@@ -143,9 +143,15 @@ class Reservations:
         life = min(service.load_timeout_s, LONGEST_S)
         now = time.monotonic()
         reservation = Reservation(_new_id(), service.name, service.budget, holder, now + life, time.time() + life)
-        # The mark first: whoever compares marks must see every reservation that he could have missed.
+        # Twice: whoever compares marks must see every reservation that he could have missed. He who read just before it
+        # was written sees by the second that it came since; the first is for us being killed before that.
         self._lock.renew_mark(lock)
         name = self._write(Record(reservation, now, holder))
+        try:
+            self._lock.renew_mark(lock)
+        except NotRecorded:
+            self._remove(name)
+            raise
         if not self._lock.is_current(lock):
             # Someone removed the lock's file: another may be deciding now, who looked before this was written.
             self._remove(name)
