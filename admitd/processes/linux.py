@@ -226,8 +226,8 @@ class LinuxTable:
             found = None if name in self._claimed else self._details(int(name))
             if found is None or found.zombie:
                 continue
-            ours = me in (0, found.process.uid)
             # What other users' processes keep to themselves (hidepid, a security module) is not held against anyone.
-            if ours or name in stuck:
+            # Whose line merely takes its time may be a service, whoever started it.
+            if me in (0, found.process.uid) or name in stuck:
                 resident = proc.resident_bytes(int(name), self._root)
-                yield Unread(found.process.id, {RAM: resident}, could_be_ours=ours)
+                yield Unread(found.process.id, {RAM: resident}, could_be_ours=True)
