@@ -322,6 +322,7 @@ class Gate:
             peaks(self._memory, look),
             look.unread,
             (*warnings, *standing.warnings, *look.warnings),
+            footprints.holdings(self._memory, capacity, standing.reservations),
         )
         derived = ledger.derive(capacity, view)
         return Scene(derived, reading, look, time.time(), took_s, derived.warnings, safelisted)

@@ -194,7 +194,7 @@ def _vetoed(ledger: Ledger, reading: Reading, service: Service) -> Refused | Non
         Reason.NO_AVAILABLE_MEMORY,
         f"{service.name} needs {_mb(service.budget)} MB and fits the pool, but the system has "
         f"{_free_mb(reading.available)} MB available, {_free_mb(left)} MB of it beyond the safety floor and what is "
-        f"promised to loads under way: {_mb(short)} MB short. Something that is not declared holds the rest.",
+        f"promised and not in use yet: {_mb(short)} MB short. Something that is not declared holds the rest.",
         service.budget,
         free,
         short,
@@ -205,8 +205,9 @@ def _vetoed(ledger: Ledger, reading: Reading, service: Service) -> Refused | Non
 
 
 def promises(ledger: Ledger) -> list[Amounts]:
-    """What was promised and is not in use yet: reservations, and services younger than their load_timeout_s."""
-    out = []
+    """What was promised and is not in use yet: reservations, also for what is not declared, and services younger than
+    their load_timeout_s."""
+    out = [extra.promised for extra in ledger.extras]
     for account in ledger.accounts.values():
         measured = account.measured or NOTHING
         if account.reservation is not None:

@@ -257,7 +257,8 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """All that one look saw: the only thing a ledger is derived from."""
+    """All that one look saw: the only thing a ledger is derived from. `holdings`: what the holders of reservations for
+    what is not declared hold by now."""
 
     sightings: tuple[Sighting, ...] = ()
     checks: Mapping[str, Check] = field(default_factory=dict)
@@ -267,3 +268,4 @@ class View:
     peaks: Mapping[str, Amounts] = field(default_factory=dict)
     unread: tuple[Unread, ...] = ()
     warnings: tuple[str, ...] = ()
+    holdings: Mapping[ProcessId, Amounts] = field(default_factory=dict)

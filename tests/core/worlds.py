@@ -137,7 +137,19 @@ def peak(name: str, megabytes: int) -> Peak:
     return Peak(name, ram(megabytes))
 
 
-Seen = Sighting | Check | Reservation | Waiter | Unread | Footprint | Peak
+@dataclass(frozen=True)
+class Holding:
+    """What the holder of a reservation was measured to hold."""
+
+    holder: ProcessId
+    amounts: Amounts
+
+
+def holding(pid: int, megabytes: int) -> Holding:
+    return Holding(holder(pid), ram(megabytes))
+
+
+Seen = Sighting | Check | Reservation | Waiter | Unread | Footprint | Peak | Holding
 
 
 def view(*seen: Seen) -> View:
@@ -150,6 +162,7 @@ def view(*seen: Seen) -> View:
         footprints={each.service: each.amounts for each in seen if type(each) is Footprint},
         peaks={each.service: each.amounts for each in seen if isinstance(each, Peak)},
         unread=tuple(each for each in seen if isinstance(each, Unread)),
+        holdings={each.holder: each.amounts for each in seen if isinstance(each, Holding)},
     )
 
 
