@@ -91,33 +91,32 @@ def sight(
     own_pid: int,
 ) -> tuple[tuple[Sighting, ...], tuple[PassedOver, ...]]:
     """Hits -> sightings. Left out, always: admit's own processes and the commands it runs; and, of mere mentions,
-    whoever starts the load of what it mentions: the shell around an `admit run`, say."""
+    whoever starts the load of what it mentions (the shell around an `admit run`, say), or stands above what it mentions
+    (`timeout`, `uv run`, `sudo`: the service itself is charged)."""
     hits = list(hits)
     parents = _Parents(details)
     helpers = {hit.pid for hit in hits if hit.judgement.role is Role.HELPER}
-    claiming = [hit for hit in hits if hit.judgement.claims]
+    live = {hit.pid: found for hit in hits if hit.judgement.claims and (found := parents.live(hit.pid)) is not None}
+    claiming = [hit for hit in hits if hit.pid in live]
+    ours = {hit.pid: _ours(hit, own_pid, helpers, parents) for hit in claiming}
     mentioned = any(claim.mention for hit in claiming for claim in hit.judgement.claims)
     starting = _starters(hits, parents) if mentioned else {}
-    started = _started(claiming, parents) if mentioned else {}
+    started = _started([hit for hit in claiming if ours[hit.pid] is None], parents) if mentioned else {}
     seen: list[Sighting] = []
     passed_over: list[PassedOver] = []
     for hit in claiming:
-        found = parents.of(hit.pid)
-        if found is None or found.zombie:
-            continue
-        ours = _ours(hit, own_pid, helpers, parents)
         for claim in hit.judgement.claims:
-            why = ours
+            why = ours[hit.pid]
             if claim.other_program:
                 why = why or f"its program is {claim.program}, and `program:` names another"
             elif claim.mention and _is_starting(hit, claim.service, launchers, starting):
                 why = why or "it only starts a load"
-            elif claim.mention and claim.service in started.get(hit.pid, ()) and _RUNS_ADMIT.search(hit.line):
+            elif claim.mention and claim.service in started.get(hit.pid, ()):
                 why = why or "it only waits for what it started"
             if why:
                 passed_over.append(PassedOver(hit.pid, claim.service, claim.program, why))
             else:
-                seen.append(Sighting(claim.service, found.process, claim.mention, claim.program))
+                seen.append(Sighting(claim.service, live[hit.pid].process, claim.mention, claim.program))
     return tuple(seen), tuple(passed_over)
 
 
@@ -133,7 +132,7 @@ def _starters(hits: Iterable[Hit], parents: _Parents) -> dict[int, set[str]]:
 
 
 def _started(claiming: Iterable[Hit], parents: _Parents) -> dict[int, set[str]]:
-    """Those above a process that is a service, and which: `sh -c 'admit run x -- CMD'` stays there until CMD ends, and
+    """Those above a process that is counted as a service, and which: `timeout 9 CMD` stays there until CMD ends, and
     would keep x from being unloaded for others, as what only mentions x can't be unloaded."""
     started: dict[int, set[str]] = {}
     for hit in claiming:
@@ -173,6 +172,10 @@ class _Parents:
         if pid not in self._known:
             self._known[pid] = self._details(pid)
         return self._known[pid]
+
+    def live(self, pid: int) -> Details | None:
+        found = self.of(pid)
+        return None if found is None or found.zombie else found
 
     def above(self, pid: int) -> list[int]:
         chain: list[int] = []
