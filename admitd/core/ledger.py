@@ -72,9 +72,13 @@ class Account:
         for seen in self.sightings:
             if seen.mention:
                 return f"process {seen.process.id.pid} ({seen.program}) mentions it, and it is charged while that lives"
-        if self.service.unload_cmd is None and not self.processes:
-            return "it has no unload_cmd and no process of its own to stop"
-        return None
+        if self.service.unload_cmd is not None:
+            return None
+        for seen in self.sightings:
+            if not seen.signalable:
+                who = f"process {seen.process.id.pid} belongs to another user (uid {seen.process.uid})"
+                return f"{who}, and it has no unload_cmd"
+        return None if self.processes else "it has no unload_cmd and no process of its own to stop"
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,12 +145,14 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """A live process that a service's pattern matches. A mention matches in its arguments only."""
+    """A live process that a service's pattern matches. A mention matches in its arguments only. `signalable`: the user
+    who looked may signal it."""
 
     service: str
     process: Process
     mention: bool = False
     program: str = ""
+    signalable: bool = True
 
 
 @dataclass(frozen=True, slots=True)

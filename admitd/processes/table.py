@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -93,7 +94,7 @@ def sight(
     """Hits -> sightings. Left out, always: admit's own processes and the commands it runs; and, of mere mentions,
     whoever starts the load of what it mentions (the shell around an `admit run`, say), or stands above what it mentions
     (`timeout`, `uv run`, `sudo`: the service itself is charged)."""
-    hits = list(hits)
+    me, hits = os.geteuid(), list(hits)
     parents = _Parents(details)
     helpers = {hit.pid for hit in hits if hit.judgement.role is Role.HELPER}
     live = {hit.pid: found for hit in hits if hit.judgement.claims and (found := parents.live(hit.pid)) is not None}
@@ -116,7 +117,8 @@ def sight(
             if why:
                 passed_over.append(PassedOver(hit.pid, claim.service, claim.program, why))
             else:
-                seen.append(Sighting(claim.service, live[hit.pid].process, claim.mention, claim.program))
+                process = live[hit.pid].process
+                seen.append(Sighting(claim.service, process, claim.mention, claim.program, me in (0, process.uid)))
     return tuple(seen), tuple(passed_over)
 
 

@@ -10,6 +10,7 @@ from tests.core.worlds import (
     MANOIR,
     QUIET,
     Seen,
+    anothers,
     ask,
     capacity,
     check,
@@ -149,6 +150,20 @@ def test_the_first_rule_that_objects_is_the_reason(name: str, seen: list[Seen], 
         ),
         pytest.param(
             "large",
+            [anothers("small"), loaded("whale")],
+            Unload(("whale",)),
+            "1000 MB short",
+            id="who belongs to another user is spared for someone larger",
+        ),
+        pytest.param(
+            "large",
+            [anothers("whale", 41), footprint("whale", 12_000)],
+            None,
+            "whale: process 41 belongs to another user (uid 501)",
+            id="or the refusal says that it is another user's",
+        ),
+        pytest.param(
+            "large",
             [mentioned("whale"), footprint("whale", 9_000)],
             None,
             "(tail) mentions it, and it is charged while that lives",
@@ -181,6 +196,9 @@ def test_a_pinned_newcomer_is_not_named_as_its_own_blocker() -> None:
         ),
         pytest.param(
             [reserved("x", 6_000, 41)], "reserved", "by process 41", Wait("new", 300.0), id="a load is awaited"
+        ),
+        pytest.param(
+            [anothers("x", 41)], "loaded", "process 41 belongs to another user (uid 501)", None, id="nor another user's"
         ),
         pytest.param([mentioned("x")], "loaded", "mentions it", None, id="a mention cannot be unloaded"),
         pytest.param(

@@ -79,6 +79,11 @@ def pid_of(name: str) -> int:
     return zlib.crc32(name.encode()) % 4_000_000 + 2
 
 
+def anothers(name: str, pid: int | None = None) -> Sighting:
+    """A live process that is the service, and that only its owner may signal."""
+    return replace(loaded(name, pid), signalable=False)
+
+
 def process(pid: int, *, stopped: bool = False, age_s: float | None = None) -> Process:
     return Process(ProcessId(pid, 1), uid=501, stopped=stopped, age_s=age_s)
 

@@ -314,6 +314,17 @@ def test_a_process_of_which_nothing_can_be_read_is_passed_by(fake: FakeProc, mon
     assert (look.sightings, look.unread, look.count) == ((), (), 2)
 
 
+@pytest.mark.parametrize(("me", "signalable"), [(0, True), (1, True), (2, False)], ids=["root", "its own", "another"])
+def test_who_may_signal_what_was_seen(
+    fake: FakeProc, monkeypatch: pytest.MonkeyPatch, me: int, signalable: bool
+) -> None:
+    fake.add(1, nul("mlx_lm.server"))
+    owner = os.stat(fake.root).st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: {0: 0, 1: owner, 2: owner + 1}[me])
+    (seen,) = LinuxTable(root=str(fake.root)).look(MATCH).sightings
+    assert seen.signalable is signalable
+
+
 HIDDEN = """
 import os
 from admitd.processes.linux import HIDES, LinuxTable
