@@ -65,7 +65,7 @@ def decide(ledger: Ledger, reading: Reading, request: Request, ahead: Iterable[W
         return AlreadyLoaded(service.name, service.budget, ledger.free, account.state, account.mention_only)
     if account.reservation is not None:
         if request.holder is not None and account.reservation.holder == request.holder:
-            return Admitted(service.name, service.budget, ledger.free, account.reservation)
+            return Admitted(service.name, service.budget, free, account.reservation)
         return _loading(service, account, free)
     return (
         _too_large(ledger, service)

@@ -54,7 +54,8 @@ class Blocker:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """It fits. `reservation` is None for a dry run, and until the gate has written it down."""
+    """It fits. `free` is what was free to it, its own charge aside, also where it is asked for once more.
+    `reservation` is None for a dry run, and until the gate has written it down."""
 
     service: str
     budget: Amounts

@@ -179,6 +179,16 @@ def test_what_a_refusal_says_would_help(name: str, seen: list[Seen], remedy: Unl
     assert (refused.retry_after_s is not None) == isinstance(remedy, Wait)
 
 
+@pytest.mark.parametrize(
+    "seen", [[], [reserved("small", 1_000, 1)], [loaded("large"), reserved("small", 1_000, 1)]], ids=len
+)
+def test_what_was_free_means_the_same_however_often_it_is_asked_for(seen: list[Seen]) -> None:
+    """Without its own charge, as in a refusal: what is free to it."""
+    verdict = ask(HOUSE, "small", *seen, pid=1)
+    assert isinstance(verdict, Admitted)
+    assert mb(verdict.free) == 17_000 - (9_000 if len(seen) > 1 else 0)
+
+
 def test_a_pinned_newcomer_is_not_named_as_its_own_blocker() -> None:
     declared = capacity(service("vm", 3_000, pinned=True), service("boss", 9_000, priority=9), pool_mb=10_000)
     refused = refusal(ask(declared, "vm", loaded("boss")))
