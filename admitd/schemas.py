@@ -101,6 +101,7 @@ class RefusalBody(ProblemBody):
     remedy: str | None
     victims: list[str]
     queue_position: int | None = None
+    retry_after_s: float | None = Field(None, description="As the Retry-After header: only where time alone helps.")
 
 
 class Condition(BaseModel):

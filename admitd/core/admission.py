@@ -85,7 +85,7 @@ def _loading(service: Service, account: Account, free: Amounts) -> Refused:
         service.budget,
         free,
         blockers=(_blocker(account, service, "it is being loaded"),),
-        remedy=Wait(service.name, WAIT_S),
+        remedy=_wait(service),
         retry_after_s=5.0,
     )
 
@@ -161,7 +161,7 @@ def _queued(ledger: Ledger, service: Service, free: Amounts, ahead: Iterable[Wai
         free,
         headroom.missing(service.budget, headroom.less(free, kept)),
         tuple(Blocker(each.name, "waiting", each.budget, "it waits ahead in the queue") for each in first),
-        remedy=Wait(service.name, WAIT_S),
+        remedy=_wait(service),
         retry_after_s=5.0,
     )
 
@@ -178,7 +178,7 @@ def _vetoed(ledger: Ledger, reading: Reading, service: Service) -> Refused | Non
             service.budget,
             free,
             blockers=_holders(ledger, service),
-            remedy=Wait(service.name, WAIT_S),
+            remedy=_wait(service),
             retry_after_s=30.0,
         )
     if reading.available is None:
@@ -200,7 +200,7 @@ def _vetoed(ledger: Ledger, reading: Reading, service: Service) -> Refused | Non
         short,
         _holders(ledger, service),
         retry_after_s=30.0,
-        remedy=Wait(service.name, WAIT_S),
+        remedy=_wait(service),
     )
 
 
@@ -234,7 +234,7 @@ def _make_room(
     if plan is not None:
         remedy = Unload(plan.victims)
     elif (passing := _passing(ledger)) and eviction.plan(ledger.without_what_passes(), service) is not None:
-        remedy = Wait(service.name, WAIT_S)
+        remedy = _wait(service)
         message += f" {', '.join(passing)} may be in the way for a while only: waiting may help."
     else:
         message += " " + _why_no_plan(ledger, service)
@@ -291,7 +291,7 @@ def _blocker(account: Account, newcomer: Service, why: str) -> Blocker:
     remedy: Remedy | None = None
     if account.reservation is not None:
         why += f", reserved by {_holder(account)}"
-        remedy = Wait(newcomer.name, WAIT_S)
+        remedy = _wait(newcomer)
     elif service.pinned:
         why += "; pinned: its budget stays committed even when it is unloaded"
     elif account.state.is_loaded and account.stays:
@@ -305,6 +305,10 @@ def _blocker(account: Account, newcomer: Service, why: str) -> Blocker:
     if account.state is State.SUSPENDED:
         why += "; it is stopped (state T) and still holds its memory"
     return Blocker(service.name, account.state.value, account.charge, why, remedy)
+
+
+def _wait(service: Service) -> Wait:
+    return Wait(service.name, WAIT_S, by_hand=service.load_cmd is None)
 
 
 def _holder(account: Account) -> str:

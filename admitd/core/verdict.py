@@ -32,10 +32,12 @@ class Unload:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """The remedy where time alone helps: ask again, in the queue."""
+    """The remedy where time alone helps: ask again, in the queue. `by_hand`: it has no load_cmd, so that whoever waits
+    has to start it himself."""
 
     service: str
     for_s: float
+    by_hand: bool = False
 
 
 Remedy = Unload | Wait

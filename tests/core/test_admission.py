@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from admitd.core.admission import settle
+from admitd.core.terms import Level, Reading
 from admitd.core.verdict import Admitted, AlreadyLoaded, Reason, Unload, Wait
 from tests.core.worlds import (
     MANOIR,
@@ -20,6 +21,7 @@ from tests.core.worlds import (
     mb,
     mentioned,
     ram,
+    reading,
     refusal,
     request,
     reserved,
@@ -221,6 +223,22 @@ def test_how_a_blocker_is_named(seen: list[Seen], state: str, why: str, remedy: 
     (blocker,) = refusal(ask(declared, "new", *seen)).blockers
     assert (blocker.state, blocker.remedy) == (state, remedy)
     assert why in blocker.why
+
+
+@pytest.mark.parametrize(
+    ("seen", "now", "reason"),
+    [
+        ([reserved("vm", 3_000, 9)], QUIET, Reason.LOADING),
+        ([reserved("x", 8_000)], QUIET, Reason.NO_HEADROOM),
+        ([], reading(None, Level.WARN), Reason.PRESSURE),
+        ([], reading(1_000), Reason.NO_AVAILABLE_MEMORY),
+    ],
+)
+def test_who_waits_for_what_has_no_load_cmd_starts_it_by_hand(seen: list[Seen], now: Reading, reason: Reason) -> None:
+    declared = capacity(service("vm", 3_000, load_cmd=None), service("x", 8_000), pool_mb=10_000)
+    refused = refusal(ask(declared, "vm", *seen, now=now))
+    assert (refused.reason, refused.remedy) == (reason, Wait("vm", 300.0, by_hand=True))
+    assert all(each.remedy == refused.remedy for each in refused.blockers)
 
 
 def test_blockers_name_first_whose_going_would_help_most() -> None:

@@ -49,6 +49,7 @@ def mb(amounts: Mapping[str, int]) -> int:
 
 def service(name: str, budget_mb: int = 1_000, **fields: Any) -> Service:
     fields.setdefault("process_pattern", name)
+    fields.setdefault("load_cmd", f"load {name}")
     fields["exclusive_with"] = frozenset(fields.get("exclusive_with", ()))
     return Service(name, fields.pop("budget", ram(budget_mb)), **fields)
 
