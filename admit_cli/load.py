@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 OK, FAILED, REFUSED, TIMED_OUT = 0, 1, 2, 75
 PATIENCE_S = 30.0
 NAME_MAX = 63
+WAITS = "5m"
+"""What the remedy of waiting says elsewhere (core/admission.py, which takes long to import)."""
 
 
 def load(values: dict[str, Any]) -> int:
@@ -70,7 +72,7 @@ def run(values: dict[str, Any]) -> int:
     except KeyboardInterrupt:
         return _interrupted(values["name"], values["json"])
     if verdict["verdict"] != "admitted":
-        return said(_for_run(verdict, values["cmd"]), values["json"])
+        return said(_for_run(verdict, values), values["json"])
     from admitd.actuator import CannotStart, become
 
     sys.stdout.flush()
@@ -143,17 +145,15 @@ def said(verdict: dict[str, Any], as_json: bool) -> int:
     return FAILED if verdict["mention_only"] else OK
 
 
-def _for_run(verdict: dict[str, Any], cmd: list[str]) -> dict[str, Any]:
-    """The remedy of waiting is to wait with `admit run`: whoever runs CMD himself may have declared no load_cmd."""
-    if not verdict.get("remedy") or verdict["victims"]:
+def _for_run(verdict: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Where time alone helps, the remedy is to wait with `admit run`, whether a load_cmd is declared or none."""
+    if verdict.get("reason") in (None, "unseen", "busy") or "retry_after_s" not in verdict:
         return verdict
     import shlex
 
-    words = shlex.split(verdict["remedy"])
-    if "load" not in words:
-        return verdict
-    words[words.index("load")] = "run"
-    return {**verdict, "remedy": shlex.join([*words, "--", *cmd])}
+    named = ["--config", values["config"]] if values["config"] else []
+    words = ["admit", *named, "run", verdict["service"], "--wait", WAITS, "--", *values["cmd"]]
+    return {**verdict, "remedy": shlex.join(words)}
 
 
 def _end_politely() -> None:

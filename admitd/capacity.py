@@ -25,7 +25,7 @@ _MOST_WARNINGS: Final = 10
 # The kernel stamps files with a clock that ticks every 4 to 10 ms: two edits within a tick look the same.
 _UNSETTLED_NS: Final = 50_000_000
 
-Signature = tuple[int, int, int, int, int]
+Signature = tuple[int, ...]
 
 
 class NotFound(Exception):
@@ -145,7 +145,7 @@ class Watched:
         self._told = ""
 
     def current(self) -> Capacity:
-        """The capacity in force. Costs one stat while the file is unchanged; never raises for a bad file."""
+        """The capacity in force. Costs a few stats while the file is unchanged; never raises for a bad file."""
         with self._lock:
             found = _signature(self.path)
             if found != self._seen:
@@ -179,10 +179,14 @@ class Watched:
 
 
 def _signature(path: Path) -> Signature | None:
-    """What changes when the file does; None where there is none. The last part lets a young file be read once more."""
+    """What changes when the file does, or what is wrong with where it lies; None where there is none. The last part
+    lets a young file be read once more."""
+    from admitd import ownfile
+
     try:
         found = path.stat()
     except OSError:
         return None
     young = max(0, time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns)) < _UNSETTLED_NS
-    return (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, int(young))
+    modes = ownfile.folders(path).values()  # their times tell of every file that comes and goes beside it
+    return (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, *modes, int(young))

@@ -1,12 +1,13 @@
-"""footprints: what the processes of each service hold, and the most they ever held, as one look found them."""
+"""footprints: what the processes of each service hold, and the most they ever held, as one look found them; and what
+those hold to whom something was promised that is not declared."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
 
-from admitd.core.terms import RAM, Amounts, Capacity, ProcessId
+from admitd.core.terms import RAM, Amounts, Capacity, ProcessId, Reservation
 from admitd.memory import Memory
 from admitd.processes.table import Look
 
@@ -21,6 +22,15 @@ def held(memory: Memory, capacity: Capacity, look: Look) -> Mapping[str, Amounts
         if found is not None:
             out[name] = {RAM: found}
     return out
+
+
+def holdings(memory: Memory, capacity: Capacity, reservations: Iterable[Reservation]) -> Mapping[ProcessId, Amounts]:
+    """What the holders of reservations for what is not declared hold now; one that can't be read is left out."""
+    holders = {
+        each.holder for each in reservations if each.holder is not None and each.service not in capacity.services
+    }
+    found = {holder: memory.footprint([holder], 0) for holder in holders}
+    return {holder: {RAM: held} for holder, held in found.items() if held is not None}
 
 
 def peaks(memory: Memory, look: Look) -> Mapping[str, Amounts]:

@@ -35,7 +35,7 @@ from admitd.core.verdict import Admitted, Reason, Refused, Verdict
 from admitd.journal import Record, forget
 from admitd.memory import Memory
 from admitd.processes.matching import Matcher
-from admitd.processes.table import CannotSee, Look, ProcessTable
+from admitd.processes.table import CannotSee, Launchers, Look, ProcessTable
 from admitd.reservations import Busy, NotRecorded, Reservations, Standing
 from admitd.tally import Tally
 
@@ -92,7 +92,7 @@ class Unknown(Exception):
 
 Sourced = tuple[Capacity, tuple[str, ...]]
 Source = Callable[[], Sourced]
-See = Callable[[Matcher, Sequence[int]], Look]
+See = Callable[[Matcher, Launchers], Look]
 RunChecks = Callable[[Mapping[str, Command]], Mapping[str, Check]]
 
 
@@ -310,8 +310,7 @@ class Gate:
     ) -> Scene:
         capacity, warnings = source
         began = time.perf_counter()
-        launchers = [r.holder.pid for r in standing.reservations if r.holder is not None]
-        look = (see or self.table.look)(self.matcher(capacity), launchers)
+        look = (see or self.table.look)(self.matcher(capacity), standing.launchers)
         took_s = time.perf_counter() - began
         self.tally.looked(took_s)
         safelisted = tuple(seen for seen in look.sightings if seen.service not in capacity.services)
@@ -329,6 +328,7 @@ class Gate:
             peaks(self._memory, look),
             look.unread,
             (*warnings, *standing.warnings, *look.warnings),
+            footprints.holdings(self._memory, capacity, standing.reservations),
         )
         derived = ledger.derive(capacity, view)
         return Scene(derived, reading, look, time.time(), took_s, derived.warnings, safelisted)

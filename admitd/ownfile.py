@@ -6,6 +6,7 @@ anything.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import stat
@@ -49,15 +50,20 @@ def _faults(path: Path, found: os.stat_result) -> list[tuple[str, str]]:
     fault = loose_file(found, os.geteuid(), path)
     if fault is not None:
         faults.append(fault)
-    for folder in dict.fromkeys((path.absolute().parent, Path(os.path.realpath(path)).parent)):
-        try:
-            mode = folder.stat().st_mode
-        except OSError:
-            continue
+    for folder, mode in folders(path).items():
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
             what = f"lies in {folder}, where anyone may put another file in its place (mode {stat.S_IMODE(mode):04o})"
             faults.append((what, f"run: chmod o-w {shlex.quote(str(folder))}"))
     return faults
+
+
+def folders(path: Path) -> dict[Path, int]:
+    """The folders where another file could take its place, by its name or behind a link; and their modes."""
+    found = {}
+    for folder in (path.absolute().parent, Path(os.path.realpath(path)).parent):
+        with contextlib.suppress(OSError):
+            found[folder] = folder.stat().st_mode
+    return found
 
 
 def loose_file(found: os.stat_result, euid: int, path: Path) -> tuple[str, str] | None:

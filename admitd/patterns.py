@@ -34,6 +34,7 @@ _LACKS: Final = (
     (r"\\[uU]", r"\u and \U", r"write the character itself, or \x{1F600}"),
     (r"\\N", r"\N{...}", "write the character itself"),
 )
+_UNBALANCED: Final = ("missing ]", "missing )", "unexpected )", "trailing")
 _ADVICE: Final = (
     ("invalid repetition size", "write a count of at most 1000 in all"),
     ("too large", "write a simpler pattern, with smaller {counts}"),
@@ -137,8 +138,9 @@ def _cannot_tell(_line: str) -> None:
 def _explain(pattern: str, error: Exception) -> BadPattern:
     said = error.args[0] if error.args else ""
     said = printable((said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said))[:100])
-    bare = re.sub(r"\\\\", "", pattern)
-    for sign, name, instead in _LACKS:
+    # What stands in a [...] is no operator, however it looks: so RE2's own word on what is wrong goes first.
+    bare = said if "repetition operator" in said else re.sub(r"\\\\", "", pattern)
+    for sign, name, instead in () if said.startswith(_UNBALANCED) else _LACKS:
         if re.search(sign, bare):
             return BadPattern(f"RE2 has no {name}, unlike Python's re ({said})", instead)
     instead = next((advice for sign, advice in _ADVICE if sign in said), "write it in RE2's syntax")

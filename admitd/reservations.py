@@ -20,7 +20,7 @@ import shlex
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -62,6 +62,15 @@ class Standing:
     waiters: tuple[Waiter, ...] = ()
     mark: bytes = b""
     warnings: tuple[str, ...] = ()
+
+    @property
+    def launchers(self) -> Mapping[int, Collection[str]]:
+        """The services that each holder has reservations for, by its pid."""
+        launchers: dict[int, set[str]] = {}
+        for each in self.reservations:
+            if each.holder is not None:
+                launchers.setdefault(each.holder.pid, set()).add(each.service)
+        return launchers
 
 
 class Reservations:
@@ -135,9 +144,15 @@ class Reservations:
         life = min(service.load_timeout_s, LONGEST_S)
         now = time.monotonic()
         reservation = Reservation(_new_id(), service.name, service.budget, holder, now + life, time.time() + life)
-        # The mark first: whoever compares marks must see every reservation that he could have missed.
+        # Twice: whoever compares marks must see every reservation that he could have missed. He who read just before it
+        # was written sees by the second that it came since; the first is for us being killed before that.
         self._lock.renew_mark(lock)
         name = self._write(Record(reservation, now, holder))
+        try:
+            self._lock.renew_mark(lock)
+        except NotRecorded:
+            self._remove(name)
+            raise
         if not self._lock.is_current(lock):
             # Someone removed the lock's file: another may be deciding now, who looked before this was written.
             self._remove(name)

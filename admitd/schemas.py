@@ -33,7 +33,9 @@ class VerdictBody(BaseModel):
     verdict: Literal["admitted", "already_loaded"]
     service: str
     budget_mb: _Mb
-    free_mb: _Mb
+    free_mb: int = Field(
+        description="MiB. Admitted: what was free to it, without its own charge. Loaded: what is free now."
+    )
     reservation: Reservation | None
     state: str | None = None
     mention_only: bool | None = None
@@ -100,6 +102,7 @@ class RefusalBody(ProblemBody):
     remedy: str | None
     victims: list[str]
     queue_position: int | None = None
+    retry_after_s: float | None = Field(None, description="As the Retry-After header: only where time alone helps.")
 
 
 class Condition(BaseModel):

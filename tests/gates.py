@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from admitd.core.verdict import Admitted, AlreadyLoaded, Refused
 from admitd.gate import Answer, Ask, Gate, RunChecks, Unknown
 from admitd.processes.linux import LinuxTable
 from admitd.processes.matching import Judgement, Matcher
-from admitd.processes.table import Look
+from admitd.processes.table import NOBODY, Launchers, Look
 from admitd.reservations import Reservations
 from tests.core.worlds import capacity, service
 
@@ -40,11 +40,11 @@ class FakeTable:
     shown: list[Sighting] = field(default_factory=list)
     on_look: Callable[[], None] = lambda: None
     looks: list[float] = field(default_factory=list)
-    launchers: list[int] = field(default_factory=list)
+    launchers: Launchers = field(default_factory=dict)
 
-    def look(self, matcher: Matcher, launchers: Iterable[int] = ()) -> Look:
+    def look(self, matcher: Matcher, launchers: Launchers = NOBODY) -> Look:
         self.looks.append(time.monotonic())
-        self.launchers = list(launchers)
+        self.launchers = launchers
         self.on_look()
         return Look(len(self.shown), tuple(self.shown))
 
@@ -64,7 +64,7 @@ class FakeTable:
 class Undisturbed(LinuxTable):
     """The real table, without those of other people's processes that happen to be stalled: they would be charged."""
 
-    def look(self, matcher: Matcher, launchers: Iterable[int] = ()) -> Look:
+    def look(self, matcher: Matcher, launchers: Launchers = NOBODY) -> Look:
         return replace(super().look(matcher, launchers), unread=())
 
 

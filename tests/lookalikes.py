@@ -4,14 +4,13 @@ them: what else runs on the machine is not the test's affair."""
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from admitd.core.terms import Process, ProcessId
 from admitd.processes.matching import Judgement, Matcher
 from admitd.processes.ps import identify
-from admitd.processes.table import Look, ProcessTable
+from admitd.processes.table import NOBODY, Launchers, Look, ProcessTable
 
 STANDS = "#!/bin/sh\nread word\n"
 
@@ -49,7 +48,7 @@ class Only:
         self._table = table
         self._ours = ours
 
-    def look(self, matcher: Matcher, launchers: Iterable[int] = ()) -> Look:
+    def look(self, matcher: Matcher, launchers: Launchers = NOBODY) -> Look:
         look = self._table.look(matcher, launchers)
         pids = {process.pid for process in self._ours.started}
         seen = tuple(sighting for sighting in look.sightings if sighting.process.id.pid in pids)

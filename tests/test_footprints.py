@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from admitd import footprints
-from admitd.core.terms import RAM, Process, ProcessId, Sighting
+from admitd.core.terms import RAM, Process, ProcessId, Service, Sighting
 from admitd.core.units import MIB
 from admitd.memory.linux import LinuxMemory
 from admitd.processes.table import Look
@@ -59,3 +59,20 @@ def test_whoever_looks_is_told_of_a_budget_that_lies_and_whoever_asks_pays_nothi
     _, scene = asked.decide([])
     assert scene is not None
     assert scene.warnings == ()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads /proc")
+def test_what_is_promised_to_an_app_counts_less_what_it_holds(tmp_path: Path) -> None:
+    """This test is the app: of 10,000 MB it holds some by now, and whoever asks is told that the rest is promised."""
+    _, declared = one_service(process_pattern="x")
+    asked = gate(tmp_path, declared)
+    asked._memory = LinuxMemory()
+    with asked.records.lock() as lock:
+        asked.records.reserve(lock, Service("app", {RAM: 10_000 * MIB}), me())
+        asked.records.reserve(lock, Service("x", {RAM: 1 * MIB}), me())
+    (app,) = asked.look().ledger.extras
+    held = 10_000 * MIB - app.promised[RAM]
+    assert 10 * MIB < held < 5_000 * MIB
+    asked._memory = Quiet()
+    (app,) = asked.look().ledger.extras
+    assert app.promised == app.charge == {RAM: 10_000 * MIB}

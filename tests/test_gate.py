@@ -15,10 +15,11 @@ from admitd.core.terms import Capacity, Check, Command, ProcessId, Sentinel
 from admitd.core.verdict import Admitted
 from admitd.flight import Flight
 from admitd.gate import TRIES, Answer, Ask, Gate, Scene, Unknown
-from admitd.processes.table import CannotSee
+from admitd.processes.table import NOBODY, CannotSee
 from admitd.reservations import NotRecorded, Reservations
 from tests.core.worlds import capacity, service
 from tests.gates import (
+    PATIENCE_S,
     ROOM,
     FakeTable,
     decided,
@@ -134,7 +135,7 @@ def test_holders_are_told_to_the_table_as_launchers(where: Path) -> None:
     one = gate(where, table=table)
     words(one, Ask("first", me()))
     one.look()
-    assert table.launchers == [me().pid]
+    assert table.launchers == {me().pid: {"first"}}
 
 
 def test_reservations_are_read_before_the_processes(where: Path) -> None:
@@ -266,6 +267,34 @@ def test_a_load_that_was_admitted_while_the_records_were_read_is_charged(
     monkeypatch.setattr(one.records._lock, "mark", in_between(real_mark))
     stage.checks.meanwhile = [stage.load]
     assert words(one, Ask("other", me())) == ["no-headroom"]
+
+
+def test_a_load_whose_record_was_written_after_the_records_were_read_is_charged(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reading falls between the new mark and the record, and by the next one the record has come and gone."""
+    real_publish, one = Reservations._publish, stage.one()
+    told: list[str] = []
+
+    def reading_first(records: Reservations, name: str, content: bytes) -> None:
+        monkeypatch.setattr(Reservations, "_publish", real_publish)
+        reader.start()
+        assert has_checked.wait(PATIENCE_S)
+        records._publish(name, content)
+
+    def checked() -> None:
+        has_checked.set()
+        assert has_loaded.wait(PATIENCE_S)
+
+    has_checked, has_loaded = threading.Event(), threading.Event()
+    reader = threading.Thread(target=lambda: told.extend(words(one, Ask("other", me()))))
+    stage.checks.meanwhile = [checked]
+    monkeypatch.setattr(Reservations, "_publish", reading_first)
+    stage.reserve()
+    stage.load()
+    has_loaded.set()
+    reader.join()
+    assert told == ["no-headroom"]
 
 
 def test_a_load_that_one_admitted_who_knows_no_check_is_charged(stage: Stage) -> None:
@@ -546,7 +575,7 @@ def test_every_answer_comes_from_a_look_that_began_after_its_request(where: Path
 
     table.on_look = begin
     real = table.look
-    table.look = lambda matcher, launchers=(): replace(real(matcher, launchers), count=begun)  # type: ignore[method-assign]
+    table.look = lambda matcher, launchers=NOBODY: replace(real(matcher, launchers), count=begun)  # type: ignore[method-assign]
 
     async def story(flight: Flight) -> None:
         async def client(number: int) -> None:

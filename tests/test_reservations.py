@@ -640,6 +640,23 @@ def test_the_folder_removed_within_a_decision_admits_nothing(where: Path) -> Non
 # No room to write.
 
 
+def test_where_it_cannot_be_marked_after_it_was_written_nothing_is_promised(
+    where: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """He who read just before it was written would not notice."""
+    one = gate(where)
+    renew_mark = one.records._lock.renew_mark
+
+    def only_before(lock: int) -> None:
+        if files(where):
+            raise NotRecorded("no room")
+        renew_mark(lock)
+
+    monkeypatch.setattr(one.records._lock, "renew_mark", only_before)
+    assert words(one, Ask("first", me())) == ["not-recorded"]
+    assert files(where) == []
+
+
 @pytest.mark.parametrize("room", ["no space", "no inode", "read-only"])
 def test_where_nothing_can_be_written_nothing_is_admitted(tmp_path: Path, room: str) -> None:
     """On a file system of a few KiB, mounted where only the test sees it."""

@@ -126,6 +126,38 @@ def test_a_file_put_in_its_place_is_noticed(edited: Edited) -> None:
     assert edited.budget == 200
 
 
+def test_a_folder_that_anyone_may_write_to_is_noticed_and_so_is_its_mending(edited: Edited, tmp_path: Path) -> None:
+    """The command that the warning prints changes the folder, and not the file."""
+    edited.edit(service(ram_budget_mb=200))
+    tmp_path.chmod(0o777)
+    assert edited.budget == 100
+    assert edited.watched.warnings[1].endswith(f"run: chmod o-w {tmp_path}")
+    tmp_path.chmod(0o775)
+    assert edited.budget == 200
+    assert edited.watched.warnings == ()
+
+
+def test_the_folder_behind_a_link_is_noticed_as_well(write: Write, tmp_path: Path) -> None:
+    path = write(service())
+    (tmp_path / "behind").mkdir()
+    path.rename(tmp_path / "behind" / path.name)
+    path.symlink_to(tmp_path / "behind" / path.name)
+    watched = Watched(path, load)
+    (tmp_path / "behind").chmod(0o777)
+    watched.current()
+    assert any("chmod o-w" in each for each in watched.warnings)
+    (tmp_path / "behind").chmod(0o700)
+    watched.current()
+    assert watched.warnings == ()
+
+
+def test_what_comes_and_goes_beside_the_file_is_no_edit(edited: Edited, tmp_path: Path) -> None:
+    assert edited.budget == 100
+    (tmp_path / "another").touch()
+    assert edited.budget == 100
+    assert edited.loads == 1
+
+
 def test_two_edits_within_one_tick_of_the_clock_are_both_noticed(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel's clock for files ticks every few milliseconds; so a file that is that young is read once more."""
     edited = Edited(write)

@@ -158,6 +158,7 @@ class TestRemedies:
             (Wait("x", 300.0), "", "admit load x --wait 5m"),
             (Unload(("y",)), "/a b/c.yaml", "admit --config '/a b/c.yaml' unload y"),
             (Wait("x", 300.0), "/it's", """admit --config '/it'"'"'s' load x --wait 5m"""),
+            (Wait("x", 300.0, by_hand=True), "", None),
             (Unload(("y",)), "$(rm -rf ~)", "admit --config '$(rm -rf ~)' unload y"),
         ],
     )
@@ -165,6 +166,22 @@ class TestRemedies:
         assert wire.command(remedy, config) == said
         if said is not None and config:
             assert shlex.split(said)[:3] == ["admit", "--config", config]
+
+    def test_who_waits_for_what_has_no_load_cmd_is_told_how(self) -> None:
+        by_hand = Wait("x", 300.0, by_hand=True)
+        refused = Refused(
+            "x", Reason.LOADING, "It is loading.", mb(1), mb(2), remedy=by_hand, retry_after_s=5.0,
+            blockers=(Blocker("y", "reserved", mb(1), "why", by_hand),),
+        )  # fmt: skip
+        for body in (wire.verdict(refused, "/c.yaml"), wire.plan(refused, "/c.yaml")):
+            assert body["remedy"] is None
+            assert body["detail"] == (
+                "It is loading. It has no load_cmd: ask again, or: admit --config /c.yaml run x --wait 5m -- CMD"
+            )
+        body = wire.verdict(refused)
+        schemas.RefusalBody.model_validate(body)
+        assert (body["blockers"][0]["remedy"], body["retry_after_s"]) == (None, 5.0)
+        assert "retry_after_s" not in wire.verdict(REFUSED)
 
     def test_names_the_file_throughout_a_refusal(self) -> None:
         body = wire.verdict(REFUSED, "/c.yaml")

@@ -68,7 +68,7 @@ def decide(ledger: Ledger, reading: Reading, request: Request, ahead: Iterable[W
         return AlreadyLoaded(service.name, service.budget, ledger.free, account.state, account.mention_only, has_probe)
     if account.reservation is not None:
         if request.holder is not None and account.reservation.holder == request.holder:
-            return Admitted(service.name, service.budget, ledger.free, account.reservation)
+            return Admitted(service.name, service.budget, free, account.reservation)
         return _loading(service, account, free)
     return (
         _too_large(ledger, service)
@@ -88,7 +88,7 @@ def _loading(service: Service, account: Account, free: Amounts) -> Refused:
         service.budget,
         free,
         blockers=(_blocker(account, service, "it is being loaded"),),
-        remedy=Wait(service.name, WAIT_S),
+        remedy=_wait(service),
         retry_after_s=5.0,
     )
 
@@ -164,7 +164,7 @@ def _queued(ledger: Ledger, service: Service, free: Amounts, ahead: Iterable[Wai
         free,
         headroom.missing(service.budget, headroom.less(free, kept)),
         tuple(Blocker(each.name, "waiting", each.budget, "it waits ahead in the queue") for each in first),
-        remedy=Wait(service.name, WAIT_S),
+        remedy=_wait(service),
         retry_after_s=5.0,
     )
 
@@ -184,7 +184,7 @@ def _vetoed(ledger: Ledger, reading: Reading, request: Request) -> Refused | Non
             service.budget,
             free,
             blockers=_holders(ledger, service),
-            remedy=Wait(service.name, WAIT_S),
+            remedy=_wait(service),
             retry_after_s=30.0,
         )
     if reading.available is None:
@@ -201,19 +201,20 @@ def _vetoed(ledger: Ledger, reading: Reading, request: Request) -> Refused | Non
         Reason.NO_AVAILABLE_MEMORY,
         f"{service.name} needs {_mb(service.budget)} MB{already} and fits the pool, but the system has "
         f"{_free_mb(reading.available)} MB available, {_free_mb(left)} MB of it beyond the safety floor and what is "
-        f"promised to loads under way: {_mb(short)} MB short. Something that is not declared holds the rest.",
+        f"promised and not in use yet: {_mb(short)} MB short. Something that is not declared holds the rest.",
         service.budget,
         free,
         short,
         _holders(ledger, service),
         retry_after_s=30.0,
-        remedy=Wait(service.name, WAIT_S),
+        remedy=_wait(service),
     )
 
 
 def promises(ledger: Ledger) -> list[Amounts]:
-    """What was promised and is not in use yet: reservations, and services younger than their load_timeout_s."""
-    out = []
+    """What was promised and is not in use yet: reservations, also for what is not declared, and services younger than
+    their load_timeout_s."""
+    out = [extra.promised for extra in ledger.extras]
     for account in ledger.accounts.values():
         measured = account.measured or NOTHING
         if account.reservation is not None:
@@ -240,7 +241,7 @@ def _make_room(
     if plan is not None:
         remedy = Unload(plan.victims)
     elif (passing := _passing(ledger)) and eviction.plan(ledger.without_what_passes(), service) is not None:
-        remedy = Wait(service.name, WAIT_S)
+        remedy = _wait(service)
         message += f" {', '.join(passing)} may be in the way for a while only: waiting may help."
     else:
         message += " " + _why_no_plan(ledger, service)
@@ -297,7 +298,7 @@ def _blocker(account: Account, newcomer: Service, why: str) -> Blocker:
     remedy: Remedy | None = None
     if account.reservation is not None:
         why += f", reserved by {_holder(account)}"
-        remedy = Wait(newcomer.name, WAIT_S)
+        remedy = _wait(newcomer)
     elif service.pinned:
         why += "; pinned: its budget stays committed even when it is unloaded"
     elif account.state.is_loaded and account.stays:
@@ -311,6 +312,10 @@ def _blocker(account: Account, newcomer: Service, why: str) -> Blocker:
     if account.state is State.SUSPENDED:
         why += "; it is stopped (state T) and still holds its memory"
     return Blocker(service.name, account.state.value, account.charge, why, remedy)
+
+
+def _wait(service: Service) -> Wait:
+    return Wait(service.name, WAIT_S, by_hand=service.load_cmd is None)
 
 
 def _holder(account: Account) -> str:

@@ -13,7 +13,7 @@ time, are charged as well: memory is memory, whoever named it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from admitd.core import headroom
@@ -72,18 +72,23 @@ class Account:
         for seen in self.sightings:
             if seen.mention:
                 return f"process {seen.process.id.pid} ({seen.program}) mentions it, and it is charged while that lives"
-        if self.service.unload_cmd is None and not self.processes:
-            return "it has no unload_cmd and no process of its own to stop"
-        return None
+        if self.service.unload_cmd is not None:
+            return None
+        for seen in self.sightings:
+            if not seen.signalable:
+                who = f"process {seen.process.id.pid} belongs to another user (uid {seen.process.uid})"
+                return f"{who}, and it has no unload_cmd"
+        return None if self.processes else "it has no unload_cmd and no process of its own to stop"
 
 
 @dataclass(frozen=True, slots=True)
 class Extra:
-    """A charge that belongs to no declared service."""
+    """A charge that belongs to no declared service. `promised`: the part of it that is not in use yet."""
 
     label: str
     charge: Amounts
     why: str
+    promised: Amounts = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -201,10 +206,15 @@ def _ended(reservation: Reservation, accounts: Mapping[str, Account]) -> bool:
 
 
 def _extras(capacity: Capacity, view: View, accounts: Mapping[str, Account]) -> Iterator[Extra]:
+    left = dict(view.holdings)
     for held in view.reservations:
         if held.service not in capacity.services:
             charge = headroom.unused(held.budget)
-            yield Extra(held.service, charge, "kept for an app, or reserved by another capacity.yaml on this machine")
+            measured = left.get(held.holder, NOTHING) if held.holder else NOTHING
+            if held.holder:
+                left[held.holder] = headroom.unused(measured, charge)  # what fills one promise fills no other
+            why = "kept for an app, or reserved by another capacity.yaml on this machine"
+            yield Extra(held.service, charge, why, headroom.unused(charge, measured))
     dearest = _dearest_unseen(capacity, accounts) if any(unread.could_be_ours for unread in view.unread) else NOTHING
     for unread in view.unread:
         charge = headroom.larger(unread.resident, dearest) if unread.could_be_ours else unread.resident

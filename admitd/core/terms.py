@@ -145,12 +145,14 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """A live process that a service's pattern matches. A mention matches in its arguments only."""
+    """A live process that a service's pattern matches. A mention matches in its arguments only. `signalable`: the user
+    who looked may signal it."""
 
     service: str
     process: Process
     mention: bool = False
     program: str = ""
+    signalable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +261,8 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """All that one look saw: the only thing a ledger is derived from."""
+    """All that one look saw: the only thing a ledger is derived from. `holdings`: what the holders of reservations for
+    what is not declared hold by now."""
 
     sightings: tuple[Sighting, ...] = ()
     checks: Mapping[str, Check] = field(default_factory=dict)
@@ -269,3 +272,4 @@ class View:
     peaks: Mapping[str, Amounts] = field(default_factory=dict)
     unread: tuple[Unread, ...] = ()
     warnings: tuple[str, ...] = ()
+    holdings: Mapping[ProcessId, Amounts] = field(default_factory=dict)

@@ -32,10 +32,12 @@ class Unload:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """The remedy where time alone helps: ask again, in the queue."""
+    """The remedy where time alone helps: ask again, in the queue. `by_hand`: it has no load_cmd, so that whoever waits
+    has to start it himself."""
 
     service: str
     for_s: float
+    by_hand: bool = False
 
 
 Remedy = Unload | Wait
@@ -54,7 +56,8 @@ class Blocker:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """It fits. `reservation` is None for a dry run, and until the gate has written it down."""
+    """It fits. `free` is what was free to it, its own charge aside, also where it is asked for once more.
+    `reservation` is None for a dry run, and until the gate has written it down."""
 
     service: str
     budget: Amounts

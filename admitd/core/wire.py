@@ -11,7 +11,7 @@ from admitd.core.condition import Condition, Sample
 from admitd.core.ledger import Account, Ledger
 from admitd.core.terms import RAM, Amounts, Reading, Reservation, State
 from admitd.core.units import MIB, free_to_mb, show_duration, to_mb
-from admitd.core.verdict import Admitted, AlreadyLoaded, Blocker, Reason, Refused, Remedy, Unload, Verdict
+from admitd.core.verdict import Admitted, AlreadyLoaded, Blocker, Reason, Refused, Remedy, Unload, Verdict, Wait
 
 PROBLEM_JSON: Final = "application/problem+json"
 TYPES: Final = "urn:admit:refusal:"
@@ -51,13 +51,26 @@ def status(verdict: Verdict) -> int:
 
 
 def command(remedy: Remedy | None, config: str = "") -> str | None:
-    """A remedy as one command line that works when pasted; `config`: the file to name, where it is not the default."""
-    if remedy is None:
-        return None
-    words = ["admit"] + (["--config", config] if config else [])
+    """A remedy as one command line that works when pasted; `config`: the file to name, where it is not the default.
+    None also where only the user knows what is to be run."""
     if isinstance(remedy, Unload):
-        return shlex.join([*words, "unload", *remedy.services])
-    return shlex.join([*words, "load", remedy.service, "--wait", show_duration(remedy.for_s)])
+        return _admit(config, "unload", *remedy.services)
+    if remedy is None or remedy.by_hand:
+        return None
+    return _admit(config, "load", remedy.service, "--wait", show_duration(remedy.for_s))
+
+
+def _admit(config: str, *words: str) -> str:
+    return shlex.join(["admit", *(["--config", config] if config else []), *words])
+
+
+def _detail(refused: Refused, config: str) -> str:
+    """The message; and how to wait for what has no load_cmd, which is no command line that could be pasted."""
+    remedy = refused.remedy
+    if not isinstance(remedy, Wait) or not remedy.by_hand:
+        return refused.message
+    waits = _admit(config, "run", remedy.service, "--wait", show_duration(remedy.for_s))
+    return f"{refused.message} It has no load_cmd: ask again, or: {waits} -- CMD"
 
 
 def verdict(given: Verdict, config: str = "") -> dict[str, Any]:
@@ -89,10 +102,12 @@ def _refused(given: Refused, config: str) -> dict[str, Any]:
     more: dict[str, Any] = {}
     if given.queue_position is not None:
         more["queue_position"] = given.queue_position
+    if given.retry_after_s is not None:
+        more["retry_after_s"] = given.retry_after_s
     return problem(
         409,
         _TITLES[given.reason],
-        given.message,
+        _detail(given, config),
         TYPES + given.reason.value,
         verdict="refused",
         reason=given.reason.value,
@@ -242,7 +257,7 @@ def plan(given: Verdict, config: str = "") -> dict[str, Any]:
     if isinstance(given, AlreadyLoaded):
         detail = f"{given.service} is {given.state.value} already."
     elif refused is not None:
-        detail = refused.message
+        detail = _detail(refused, config)
     else:
         detail = f"{given.service} fits: {_free_mb(given.free)} MB are free."
     return {

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from admitd.core.terms import ProcessId
+from admitd.processes import proc
 
 DESCRIPTORS_MAX: Final = 1024
 
@@ -46,7 +47,11 @@ class Holders:
         return {fd for fd, _ in poll.poll(0)}
 
     def _open(self, holder: ProcessId) -> bool:
-        """Keep a pidfd for `holder`. Opened first and identified after, so that it can't be another's."""
+        """Keep a pidfd for `holder`. Opened first and identified after, so that it can't be another's.
+
+        One that is there and hidden (mount option hidepid) is taken for the holder that its record names: at worst its
+        pid is another's by now, and the record counts until its deadline.
+        """
         if not hasattr(os, "pidfd_open") or len(self._fds) >= DESCRIPTORS_MAX:
             return False
         try:
@@ -55,7 +60,8 @@ class Holders:
             return False
         same = False
         try:
-            same = self._identify(holder.pid) == holder
+            found = self._identify(holder.pid)
+            same = found == holder or (found is None and proc.hides_others())
         finally:
             if same:
                 self._fds[holder] = fd

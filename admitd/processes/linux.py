@@ -18,7 +18,7 @@ from admitd.processes import proc
 from admitd.processes.matching import Judgement, Matcher, Remembered
 from admitd.processes.proc import NoDescriptors
 from admitd.processes.sweep import CommandLines, Reader, Sweep
-from admitd.processes.table import CannotSee, Details, Hit, Look, sight
+from admitd.processes.table import NOBODY, CannotSee, Details, Hit, Launchers, Look, sight
 
 LOOK_BOUND_S: Final = 2.0
 STUCK_READERS_MAX: Final = 16
@@ -66,12 +66,11 @@ class LinuxTable:
         self._calm: _Calm | None = None
         self._lock = threading.Lock()
 
-    def look(self, matcher: Matcher, launchers: Iterable[int] = ()) -> Look:
+    def look(self, matcher: Matcher, launchers: Launchers = NOBODY) -> Look:
         with self._lock:
-            return self._whole(matcher, tuple(launchers))
+            return self._whole(matcher, launchers)
 
-    def glance(self, matcher: Matcher, launchers: Iterable[int] = ()) -> Look:
-        launchers = tuple(launchers)
+    def glance(self, matcher: Matcher, launchers: Launchers = NOBODY) -> Look:
         with self._lock:
             last_pid = proc.last_pid(self._root)
             look = self._glanced(matcher, launchers, last_pid)
@@ -82,7 +81,7 @@ class LinuxTable:
                     self._calm = _Calm(last_pid, matcher, time.monotonic() + WHOLE_EVERY_S, look.count)
             return look
 
-    def _glanced(self, matcher: Matcher, launchers: tuple[int, ...], last_pid: int | None) -> Look | None:
+    def _glanced(self, matcher: Matcher, launchers: Launchers, last_pid: int | None) -> Look | None:
         """The look that those known from the last one give; None where any of them changed, or others may have come."""
         calm = self._calm
         if calm is None or (calm.last_pid, calm.matcher) != (last_pid, matcher) or time.monotonic() >= calm.until_s:
@@ -100,7 +99,7 @@ class LinuxTable:
         lines = {hit.pid: hit.line for hit in swept.hits}
         return Look(calm.count, sightings, passed_over, (), lines, self._warnings())
 
-    def _whole(self, matcher: Matcher, launchers: tuple[int, ...]) -> Look:
+    def _whole(self, matcher: Matcher, launchers: Launchers) -> Look:
         while True:
             try:
                 return self._look(matcher, launchers)
@@ -130,7 +129,7 @@ class LinuxTable:
                 self._reader.jobs.put(None)
                 self._reader = None
 
-    def _look(self, matcher: Matcher, launchers: tuple[int, ...]) -> Look:
+    def _look(self, matcher: Matcher, launchers: Launchers) -> Look:
         names = self._names()
         swept = self._sweep(names, self._memory_of(matcher))
         if swept.gone or any(hit not in swept.hits for hit in self._claimed.values()):
@@ -142,7 +141,7 @@ class LinuxTable:
             look = self._seen(names, swept, launchers)
         return look
 
-    def _seen(self, names: list[str], swept: _Swept, launchers: tuple[int, ...]) -> Look:
+    def _seen(self, names: list[str], swept: _Swept, launchers: Launchers) -> Look:
         self._lines.let_go(names, self._held())
         read = {hit.pid for hit in swept.hits}  # what a thread that was left behind still read counts as well
         stuck = [name for name in swept.stuck if int(name) not in read]
@@ -227,8 +226,8 @@ class LinuxTable:
             found = None if name in self._claimed else self._details(int(name))
             if found is None or found.zombie:
                 continue
-            ours = me in (0, found.process.uid)
             # What other users' processes keep to themselves (hidepid, a security module) is not held against anyone.
-            if ours or name in stuck:
+            # Whose line merely takes its time may be a service, whoever started it.
+            if me in (0, found.process.uid) or name in stuck:
                 resident = proc.resident_bytes(int(name), self._root)
-                yield Unread(found.process.id, {RAM: resident}, could_be_ours=ours)
+                yield Unread(found.process.id, {RAM: resident}, could_be_ours=True)

@@ -22,7 +22,7 @@ from admitd.core.terms import RAM, Process, ProcessId, Unread
 from admitd.processes.matching import Judgement, Matcher, Remembered
 from admitd.processes.naming import LOOKED_AT
 from admitd.processes.rows import COLUMNS, Row, parse
-from admitd.processes.table import CannotSee, Details, Hit, Look, sight
+from admitd.processes.table import NOBODY, CannotSee, Details, Hit, Launchers, Look, sight
 
 ALL: Final = ("-axww", *COLUMNS)
 PS: Final = "/bin/ps"
@@ -69,7 +69,7 @@ class PsTable:
         self._remembered: Remembered | None = None
         self._lock = threading.Lock()
 
-    def look(self, matcher: Matcher, launchers: Iterable[int] = ()) -> Look:
+    def look(self, matcher: Matcher, launchers: Launchers = NOBODY) -> Look:
         with self._lock:
             rows = {row.pid: row for row in parse(self._run(ALL))}
             if not rows:
@@ -82,7 +82,7 @@ class PsTable:
             lines = {hit.pid: hit.line for hit in hits}
             return Look(len(rows), sightings, passed_over, tuple(self._unread(rows)), lines)
 
-    def glance(self, matcher: Matcher, launchers: Iterable[int] = ()) -> Look:
+    def glance(self, matcher: Matcher, launchers: Launchers = NOBODY) -> Look:
         return self.look(matcher, launchers)  # ps reads the whole table, or nothing
 
     def identify(self, pid: int) -> ProcessId | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final, Protocol
 
 from admitd.core.terms import Process, ProcessId, Sighting, Unread
@@ -13,6 +15,10 @@ from admitd.processes.matching import Judgement, Matcher, Role
 ANCESTORS_LOOKED_AT: Final = 64
 _RUNS_ADMIT: Final = re.compile(rb"(?:\A|[\0\s/'\"(;&|])admit[\0\s]")
 """`sh -c 'admit run a -- ... & admit run b -- ...'`: the shell starts both, and is neither."""
+
+Launchers = Mapping[int, Collection[str]]
+"""Who holds reservations, by pid, and for which services: until one is there, its holder merely starts it."""
+NOBODY: Final[Launchers] = MappingProxyType({})
 
 
 class CannotSee(Exception):
@@ -54,10 +60,10 @@ class Look:
 class ProcessTable(Protocol):
     """One way of reading the process table."""
 
-    def look(self, matcher: Matcher, launchers: Iterable[int] = ()) -> Look:
-        """Look now. `launchers`: holders of reservations, who merely start a service. Raises CannotSee."""
+    def look(self, matcher: Matcher, launchers: Launchers = NOBODY) -> Look:
+        """Look now. Raises CannotSee."""
 
-    def glance(self, matcher: Matcher, launchers: Iterable[int] = ()) -> Look:
+    def glance(self, matcher: Matcher, launchers: Launchers = NOBODY) -> Look:
         """As `look`, for who looks all the time and may be late: where no process was started since the last glance,
         only those that mattered then are looked at, and who became one of them since without a fork is seen within a
         minute. Nothing is admitted by it."""
@@ -82,38 +88,37 @@ class Details:
 def sight(
     hits: Iterable[Hit],
     details: Callable[[int], Details | None],
-    launchers: Iterable[int],
+    launchers: Launchers,
     own_pid: int,
 ) -> tuple[tuple[Sighting, ...], tuple[PassedOver, ...]]:
     """Hits -> sightings. Left out, always: admit's own processes and the commands it runs; and, of mere mentions,
-    whoever starts the load of what it mentions: the shell around an `admit run`, say."""
-    hits = list(hits)
+    whoever starts the load of what it mentions (the shell around an `admit run`, say), or stands above what it mentions
+    (`timeout`, `uv run`, `sudo`: the service itself is charged)."""
+    me, hits = os.geteuid(), list(hits)
     parents = _Parents(details)
     helpers = {hit.pid for hit in hits if hit.judgement.role is Role.HELPER}
-    claiming = [hit for hit in hits if hit.judgement.claims]
+    live = {hit.pid: found for hit in hits if hit.judgement.claims and (found := parents.live(hit.pid)) is not None}
+    claiming = [hit for hit in hits if hit.pid in live]
+    ours = {hit.pid: _ours(hit, own_pid, helpers, parents) for hit in claiming}
     mentioned = any(claim.mention for hit in claiming for claim in hit.judgement.claims)
     starting = _starters(hits, parents) if mentioned else {}
-    started = _started(claiming, parents) if mentioned else {}
-    launchers = set(launchers)
+    started = _started([hit for hit in claiming if ours[hit.pid] is None], parents) if mentioned else {}
     seen: list[Sighting] = []
     passed_over: list[PassedOver] = []
     for hit in claiming:
-        found = parents.of(hit.pid)
-        if found is None or found.zombie:
-            continue
-        ours = _ours(hit, own_pid, helpers, parents)
         for claim in hit.judgement.claims:
-            why = ours
+            why = ours[hit.pid]
             if claim.other_program:
                 why = why or f"its program is {claim.program}, and `program:` names another"
-            elif claim.mention and (hit.pid in launchers or _only_starts(hit, claim.service, starting)):
+            elif claim.mention and _is_starting(hit, claim.service, launchers, starting):
                 why = why or "it only starts a load"
-            elif claim.mention and claim.service in started.get(hit.pid, ()) and _RUNS_ADMIT.search(hit.line):
+            elif claim.mention and claim.service in started.get(hit.pid, ()):
                 why = why or "it only waits for what it started"
             if why:
                 passed_over.append(PassedOver(hit.pid, claim.service, claim.program, why))
             else:
-                seen.append(Sighting(claim.service, found.process, claim.mention, claim.program))
+                process = live[hit.pid].process
+                seen.append(Sighting(claim.service, process, claim.mention, claim.program, me in (0, process.uid)))
     return tuple(seen), tuple(passed_over)
 
 
@@ -129,7 +134,7 @@ def _starters(hits: Iterable[Hit], parents: _Parents) -> dict[int, set[str]]:
 
 
 def _started(claiming: Iterable[Hit], parents: _Parents) -> dict[int, set[str]]:
-    """Those above a process that is a service, and which: `sh -c 'admit run x -- CMD'` stays there until CMD ends, and
+    """Those above a process that is counted as a service, and which: `timeout 9 CMD` stays there until CMD ends, and
     would keep x from being unloaded for others, as what only mentions x can't be unloaded."""
     started: dict[int, set[str]] = {}
     for hit in claiming:
@@ -139,9 +144,11 @@ def _started(claiming: Iterable[Hit], parents: _Parents) -> dict[int, set[str]]:
     return started
 
 
-def _only_starts(hit: Hit, service: str, starting: Mapping[int, set[str]]) -> bool:
-    """Whether a mention is of what is being loaded below it. A service that happens to load another one is not: it
-    keeps its own charge, even where its pattern matches its arguments only."""
+def _is_starting(hit: Hit, service: str, launchers: Launchers, starting: Mapping[int, set[str]]) -> bool:
+    """Whether a mention is of what it holds a reservation for, or of what is being loaded below it. A service that
+    happens to load another one is not: it keeps its own charge, even where its pattern matches its arguments only."""
+    if service in launchers.get(hit.pid, ()):
+        return True
     words = starting.get(hit.pid)
     return words is not None and (service in words or _RUNS_ADMIT.search(hit.line) is not None)
 
@@ -167,6 +174,10 @@ class _Parents:
         if pid not in self._known:
             self._known[pid] = self._details(pid)
         return self._known[pid]
+
+    def live(self, pid: int) -> Details | None:
+        found = self.of(pid)
+        return None if found is None or found.zombie else found
 
     def above(self, pid: int) -> list[int]:
         chain: list[int] = []

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 
 from admitd.core.admission import settle
+from admitd.core.terms import Level, Reading
 from admitd.core.verdict import Admitted, AlreadyLoaded, Reason, Unload, Wait
 from tests.core.worlds import (
     MANOIR,
     QUIET,
     Seen,
+    anothers,
     ask,
     capacity,
     check,
@@ -19,6 +21,7 @@ from tests.core.worlds import (
     mb,
     mentioned,
     ram,
+    reading,
     refusal,
     request,
     reserved,
@@ -149,6 +152,20 @@ def test_the_first_rule_that_objects_is_the_reason(name: str, seen: list[Seen], 
         ),
         pytest.param(
             "large",
+            [anothers("small"), loaded("whale")],
+            Unload(("whale",)),
+            "1000 MB short",
+            id="who belongs to another user is spared for someone larger",
+        ),
+        pytest.param(
+            "large",
+            [anothers("whale", 41), footprint("whale", 12_000)],
+            None,
+            "whale: process 41 belongs to another user (uid 501)",
+            id="or the refusal says that it is another user's",
+        ),
+        pytest.param(
+            "large",
             [mentioned("whale"), footprint("whale", 9_000)],
             None,
             "(tail) mentions it, and it is charged while that lives",
@@ -162,6 +179,16 @@ def test_what_a_refusal_says_would_help(name: str, seen: list[Seen], remedy: Unl
     assert says in refused.message
     assert refused.victims == (remedy.services if isinstance(remedy, Unload) else ())
     assert (refused.retry_after_s is not None) == isinstance(remedy, Wait)
+
+
+@pytest.mark.parametrize(
+    "seen", [[], [reserved("small", 1_000, 1)], [loaded("large"), reserved("small", 1_000, 1)]], ids=len
+)
+def test_what_was_free_means_the_same_however_often_it_is_asked_for(seen: list[Seen]) -> None:
+    """Without its own charge, as in a refusal: what is free to it."""
+    verdict = ask(HOUSE, "small", *seen, pid=1)
+    assert isinstance(verdict, Admitted)
+    assert mb(verdict.free) == 17_000 - (9_000 if len(seen) > 1 else 0)
 
 
 def test_a_pinned_newcomer_is_not_named_as_its_own_blocker() -> None:
@@ -182,6 +209,9 @@ def test_a_pinned_newcomer_is_not_named_as_its_own_blocker() -> None:
         pytest.param(
             [reserved("x", 6_000, 41)], "reserved", "by process 41", Wait("new", 300.0), id="a load is awaited"
         ),
+        pytest.param(
+            [anothers("x", 41)], "loaded", "process 41 belongs to another user (uid 501)", None, id="nor another user's"
+        ),
         pytest.param([mentioned("x")], "loaded", "mentions it", None, id="a mention cannot be unloaded"),
         pytest.param(
             [reserved("other", 6_000)], "undeclared", "another capacity.yaml", None, id="nor what is another's"
@@ -193,6 +223,22 @@ def test_how_a_blocker_is_named(seen: list[Seen], state: str, why: str, remedy: 
     (blocker,) = refusal(ask(declared, "new", *seen)).blockers
     assert (blocker.state, blocker.remedy) == (state, remedy)
     assert why in blocker.why
+
+
+@pytest.mark.parametrize(
+    ("seen", "now", "reason"),
+    [
+        ([reserved("vm", 3_000, 9)], QUIET, Reason.LOADING),
+        ([reserved("x", 8_000)], QUIET, Reason.NO_HEADROOM),
+        ([], reading(None, Level.WARN), Reason.PRESSURE),
+        ([], reading(1_000), Reason.NO_AVAILABLE_MEMORY),
+    ],
+)
+def test_who_waits_for_what_has_no_load_cmd_starts_it_by_hand(seen: list[Seen], now: Reading, reason: Reason) -> None:
+    declared = capacity(service("vm", 3_000, load_cmd=None), service("x", 8_000), pool_mb=10_000)
+    refused = refusal(ask(declared, "vm", *seen, now=now))
+    assert (refused.reason, refused.remedy) == (reason, Wait("vm", 300.0, by_hand=True))
+    assert all(each.remedy == refused.remedy for each in refused.blockers)
 
 
 def test_blockers_name_first_whose_going_would_help_most() -> None:

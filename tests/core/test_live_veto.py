@@ -15,6 +15,7 @@ from tests.core.worlds import (
     ask,
     capacity,
     footprint,
+    holding,
     ledger,
     loaded,
     mb,
@@ -45,6 +46,34 @@ WARNED, ALARMED = reading(None, Level.WARN, "7% available"), reading(90_000, Lev
         pytest.param(ALARMED, [], "pressure", id="pressure critical refuses, whatever is available"),
         pytest.param(reading(16_095), [reserved("z", 4_000)], "no-available-memory", id="a promise is subtracted"),
         pytest.param(reading(16_096), [reserved("z", 4_000)], "Admitted", id="and once only"),
+        pytest.param(
+            reading(16_095), [reserved("app", 4_000)], "no-available-memory", id="an app's or another file's as well"
+        ),
+        pytest.param(
+            reading(15_095),
+            [reserved("app", 4_000, 41), holding(41, 1_000)],
+            "no-available-memory",
+            id="but for what its holder has filled, which is in the measured memory",
+        ),
+        pytest.param(reading(15_096), [reserved("app", 4_000, 41), holding(41, 1_000)], "Admitted", id="and no more"),
+        pytest.param(
+            reading(13_095),
+            [reserved("app", 4_000, 41), reserved("too", 2_000, 41, id="r"), holding(41, 5_000)],
+            "no-available-memory",
+            id="what fills one promise of its holder fills no other",
+        ),
+        pytest.param(
+            reading(13_096),
+            [reserved("app", 4_000, 41), reserved("too", 2_000, 41, id="r"), holding(41, 5_000)],
+            "Admitted",
+            id="nor is it lost to the other",
+        ),
+        pytest.param(
+            reading(12_096),
+            [reserved("app", 4_000, 41), holding(41, 5_000)],
+            "Admitted",
+            id="an app past its budget owes nothing",
+        ),
         pytest.param(
             reading(15_095),
             [loaded("young", age_s=10), footprint("young", 3_000)],

@@ -49,6 +49,7 @@ def mb(amounts: Mapping[str, int]) -> int:
 
 def service(name: str, budget_mb: int = 1_000, **fields: Any) -> Service:
     fields.setdefault("process_pattern", name)
+    fields.setdefault("load_cmd", f"load {name}")
     fields["exclusive_with"] = frozenset(fields.get("exclusive_with", ()))
     return Service(name, fields.pop("budget", ram(budget_mb)), **fields)
 
@@ -77,6 +78,11 @@ def capacity(
 def pid_of(name: str) -> int:
     """A pid that stays the same for a name."""
     return zlib.crc32(name.encode()) % 4_000_000 + 2
+
+
+def anothers(name: str, pid: int | None = None) -> Sighting:
+    """A live process that is the service, and that only its owner may signal."""
+    return replace(loaded(name, pid), signalable=False)
 
 
 def process(pid: int, *, stopped: bool = False, age_s: float | None = None) -> Process:
@@ -137,7 +143,19 @@ def peak(name: str, megabytes: int) -> Peak:
     return Peak(name, ram(megabytes))
 
 
-Seen = Sighting | Check | Reservation | Waiter | Unread | Footprint | Peak
+@dataclass(frozen=True)
+class Holding:
+    """What the holder of a reservation was measured to hold."""
+
+    holder: ProcessId
+    amounts: Amounts
+
+
+def holding(pid: int, megabytes: int) -> Holding:
+    return Holding(holder(pid), ram(megabytes))
+
+
+Seen = Sighting | Check | Reservation | Waiter | Unread | Footprint | Peak | Holding
 
 
 def view(*seen: Seen) -> View:
@@ -150,6 +168,7 @@ def view(*seen: Seen) -> View:
         footprints={each.service: each.amounts for each in seen if type(each) is Footprint},
         peaks={each.service: each.amounts for each in seen if isinstance(each, Peak)},
         unread=tuple(each for each in seen if isinstance(each, Unread)),
+        holdings={each.holder: each.amounts for each in seen if isinstance(each, Holding)},
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from admitd.core.terms import Service, Sighting
 from admitd.processes.matching import Matcher
@@ -148,6 +151,19 @@ def tell(process: subprocess.Popen[bytes], line: str = "") -> None:
     assert process.stdin is not None
     process.stdin.write(line.encode() + b"\n")
     process.stdin.flush()
+
+
+def where_proc_is_mounted(option: str, text: str) -> subprocess.CompletedProcess[str]:
+    """Run a Python program, as root, where /proc is mounted with `option`: in a namespace of its own."""
+    if os.getuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("needs root and unshare(1) to mount /proc another way")
+    script = 'mount -t proc -o "$0" proc /proc || exit 77; exec "$@"'
+    unshare = ["unshare", "-m", "--propagation", "private", "/bin/sh", "-c", script, option]
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run([*unshare, sys.executable, "-c", text], capture_output=True, text=True, cwd=root, check=False)
+    if done.returncode == 77 or "unshare failed" in done.stderr:
+        pytest.skip(f"no /proc can be mounted here: {done.stderr.strip()}")
+    return done
 
 
 class FakeProc:

@@ -15,7 +15,16 @@ from admitd.processes import holders, proc
 from admitd.processes.holders import Holders
 from admitd.processes.linux import LinuxTable
 from admitd.processes.proc import NoDescriptors
-from tests.processes.crowd import DECOYS, WAIT, Crowd, eventually, heard, open_descriptors, state_of
+from tests.processes.crowd import (
+    DECOYS,
+    WAIT,
+    Crowd,
+    eventually,
+    heard,
+    open_descriptors,
+    state_of,
+    where_proc_is_mounted,
+)
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="identifies by Linux's /proc")
 
@@ -115,3 +124,40 @@ def test_both_ways_agree(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
     by_pidfd.close()
     monkeypatch.delattr(os, "pidfd_open")
     assert Holders(table.identify).living(everyone) == found == {holder for _, holder in started[1::2]}
+
+
+HIDDEN = """
+import os, subprocess
+from admitd.core.terms import ProcessId
+from admitd.processes import proc
+from admitd.processes.holders import Holders
+started = [subprocess.Popen(["/bin/sleep", "1000"]) for _ in range(2)]
+lives, dies = (proc.identify(each.pid) for each in started)
+asking, answering = os.pipe(), os.pipe()
+if os.fork() == 0:
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+    holders = Holders(proc.identify)
+    nobody = ProcessId(1 << 22, 1)
+    for _ in range(3):
+        os.read(asking[0], 1)
+        living = holders.living({lives, dies, nobody})
+        os.write(answering[1], b"yes" if living == {lives, dies} else b"one" if living == {lives} else b"no")
+    os._exit(0)
+def told():
+    os.write(asking[1], b"?")
+    return os.read(answering[0], 9).decode()
+said = [told()]
+started[1].kill(); os.waitid(os.P_PID, dies.pid, os.WEXITED | os.WNOWAIT)
+said.append(told())
+started[1].wait()
+said.append(told())
+started[0].kill(); started[0].wait(); os.wait()
+print(*said)
+"""
+
+
+@pytest.mark.parametrize("option", ["hidepid=2", "hidepid=1", "hidepid=0"])
+def test_a_holder_that_proc_hides_lives_as_long_as_its_process(option: str) -> None:
+    """Another user's; both live, one is a zombie, and one is gone."""
+    done = where_proc_is_mounted(option, HIDDEN)
+    assert done.stdout.split() == ["yes", "one", "one"], done.stderr

@@ -318,13 +318,34 @@ def test_what_starts_a_load_and_waits_for_it_is_no_mention_of_it(
     assert said_of(look, shell.pid) == {"mlx": "it only waits for what it started"}
 
 
-def test_a_shell_above_a_service_that_starts_nothing_through_admit_mentions_it(
-    crowd: Crowd, table: ProcessTable
+@pytest.mark.parametrize("wrapper", ["", "timeout 9999 "])
+def test_what_stands_above_a_service_mentions_it_once_that_is_gone(
+    crowd: Crowd, table: ProcessTable, wrapper: str
 ) -> None:
+    """`timeout`, `uv run`, `sudo`, a shell: the service itself is charged meanwhile, and can be unloaded."""
     server = crowd.script("decoy_lm.server", f"print('waiting', flush=True); {WAIT}")
-    shell, child = started_by_shell(crowd, f"{sys.executable} -S -E {server} --model Qwen")
+    shell, child = started_by_shell(crowd, f"{wrapper}{sys.executable} -S -E {server} --model Qwen; read line")
+    below = children_of(child) or [child]
+    crowd.end_too(*below)
     look = table.look(MATCH)
-    assert said_of(look, child) == {"mlx": "is"}
+    assert said_of(look, below[0]) == {"mlx": "is"}
+    for pid in {shell.pid, child} - {*below}:
+        assert said_of(look, pid) == {"mlx": "it only waits for what it started"}
+    assert said_of(table.look(matcher(mlx=MLX, other="decoy_lm[.]server --model Qwen; ")), shell.pid) == {
+        "mlx": "it only waits for what it started",
+        "other": "mentions",
+    }, "it waits for no other"
+    os.kill(below[0], signal.SIGKILL)
+    eventually("nothing is left below the shell", lambda: not children_of(shell.pid))
+    assert said_of(table.look(MATCH), shell.pid) == {"mlx": "mentions"}
+
+
+def test_what_stands_above_a_check_command_keeps_its_charge(crowd: Crowd, table: ProcessTable) -> None:
+    """A check that runs the service's own program is not the service, so nothing else is charged for it."""
+    server = crowd.script("decoy_lm.server", f"print('waiting', flush=True); {WAIT}")
+    shell, child = started_by_shell(crowd, f"{sys.executable} -S -E {server} --ping")
+    look = table.look(Matcher([service("mlx", MLX, loaded_check_cmd=(str(server), "--ping"))]))
+    assert said_of(look, child) == {"mlx": "it is a check or unload command"}
     assert said_of(look, shell.pid) == {"mlx": "mentions"}
 
 
@@ -347,10 +368,14 @@ def test_a_service_that_loads_another_keeps_its_charge(crowd: Crowd, table: Proc
 
 def test_a_holder_is_no_mention_of_what_it_is_about_to_load(crowd: Crowd, table: ProcessTable) -> None:
     holder = crowd.python(WAIT, "decoy_lm.server")
-    assert said_of(table.look(MATCH, [holder.pid]), holder.pid) == {"mlx": "it only starts a load"}
-    assert said_of(table.look(MATCH, [holder.pid + 1]), holder.pid) == {"mlx": "mentions"}
+    assert said_of(table.look(MATCH, {holder.pid: {"mlx"}}), holder.pid) == {"mlx": "it only starts a load"}
+    assert said_of(table.look(MATCH, {holder.pid + 1: {"mlx"}}), holder.pid) == {"mlx": "mentions"}
+    other = {holder.pid: {"other"}}
+    assert said_of(table.look(MATCH, other), holder.pid) == {"mlx": "mentions"}, "its own charge does not go away"
     real = crowd.start(*PYTHON, crowd.script("decoy_lm.server"))
-    assert said_of(table.look(MATCH, [real.pid]), real.pid) == {"mlx": "is"}, "it holds and is there: it has loaded"
+    assert said_of(table.look(MATCH, {real.pid: {"mlx"}}), real.pid) == {"mlx": "is"}, (
+        "it holds and is there: it has loaded"
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from tests.processes.crowd import (
     nul,
     pids,
     said_of,
+    where_proc_is_mounted,
 )
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's /proc")
@@ -314,6 +314,17 @@ def test_a_process_of_which_nothing_can_be_read_is_passed_by(fake: FakeProc, mon
     assert (look.sightings, look.unread, look.count) == ((), (), 2)
 
 
+@pytest.mark.parametrize(("me", "signalable"), [(0, True), (1, True), (2, False)], ids=["root", "its own", "another"])
+def test_who_may_signal_what_was_seen(
+    fake: FakeProc, monkeypatch: pytest.MonkeyPatch, me: int, signalable: bool
+) -> None:
+    fake.add(1, nul("mlx_lm.server"))
+    owner = os.stat(fake.root).st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: {0: 0, 1: owner, 2: owner + 1}[me])
+    (seen,) = LinuxTable(root=str(fake.root)).look(MATCH).sightings
+    assert seen.signalable is signalable
+
+
 HIDDEN = """
 import os
 from admitd.processes.linux import HIDES, LinuxTable
@@ -326,17 +337,7 @@ print(*look.warnings)
 
 @pytest.mark.parametrize(("option", "said"), [("hidepid=2", HIDES), ("hidepid=1", HIDES), ("hidepid=0", "")])
 def test_that_other_users_processes_are_hidden_is_said(option: str, said: str) -> None:
-    """A /proc mounted so, in a namespace of its own."""
-    if os.getuid() != 0 or shutil.which("unshare") is None:
-        pytest.skip("needs root and unshare(1) to mount /proc another way")
-    script = 'mount -t proc -o "$0" proc /proc || exit 77; exec "$@"'
-    unshare = ["unshare", "-m", "--propagation", "private", "/bin/sh", "-c", script, option]
-    root = str(Path(__file__).parents[2])
-    done = subprocess.run(
-        [*unshare, sys.executable, "-c", HIDDEN], capture_output=True, text=True, cwd=root, check=False
-    )
-    if done.returncode == 77 or "unshare failed" in done.stderr:
-        pytest.skip(f"no /proc can be mounted here: {done.stderr.strip()}")
+    done = where_proc_is_mounted(option, HIDDEN)
     assert done.stdout.strip() == said, done.stderr
 
 

@@ -120,6 +120,21 @@ def test_a_look_does_not_wait_for_a_process_that_stalls(fake: FakeProc, stalling
     table.close()
 
 
+def test_another_users_process_that_stalls_could_be_any_service_too(
+    fake: FakeProc, stalling: Callable[..., Stalling], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its command line is no secret, and would be charged if it matched: it only takes its time."""
+    monkeypatch.setattr(os, "geteuid", lambda: os.stat(fake.root).st_uid + 1)
+    table = serving(fake, 1, 2)
+    stalls = stalling("2")
+    stalls.in_the_kernel()
+    (unread,) = table.look(MATCH).unread
+    assert (unread.process.pid, unread.could_be_ours) == (2, True)
+    stalls.release(table)
+    assert sorted(pids(table.look(MATCH).sightings)) == [1, 2]
+    table.close()
+
+
 def test_a_thread_that_was_left_behind_reads_nobody_else(fake: FakeProc, stalling: Callable[..., Stalling]) -> None:
     """The descriptors of the others are another thread's by then."""
     table = serving(fake, 1, 2, 3, 4, 5)

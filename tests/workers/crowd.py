@@ -13,14 +13,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from admitd import capacity
 from admitd.core.terms import Capacity, ProcessId
 from admitd.gate import Ask, Gate
 from admitd.processes.matching import Matcher
-from admitd.processes.table import Look
+from admitd.processes.table import NOBODY, Launchers, Look
 from admitd.reservations import LOCK_WAIT_S, Reservations
 from tests.gates import Quiet, Undisturbed, me, no_checks, word
 from tests.hosts import answer, connect, send
@@ -33,7 +33,7 @@ class Slow(Undisturbed):
         super().__init__()
         self._look_s = look_s
 
-    def look(self, matcher: Matcher, launchers: Iterable[int] = ()) -> Look:
+    def look(self, matcher: Matcher, launchers: Launchers = NOBODY) -> Look:
         look = super().look(matcher, launchers)
         time.sleep(self._look_s)
         return look
