@@ -79,6 +79,7 @@ class _Sight:
     hands: Mapping[str, hands.Hand]
     loading: frozenset[str]
     handled: frozenset[str]
+    busy: frozenset[str]
 
 
 class Sentinel:
@@ -221,7 +222,9 @@ class Sentinel:
         loading |= self._errands.under_way
         handled = loading | {name for name, hand in held.items() if hand.on}
         loading |= {name for name, hand in held.items() if hand.admitted_since}
-        sight = _Sight(now, scene, self._watch.look(scene, now), held, loading, handled)
+        known = self._watch.look(scene, now)
+        busy = frozenset(name for name, each in known.items() if each.busy)
+        sight = _Sight(now, scene, known, held, loading, handled, busy)
         self._forget_what_was_unloaded(held)
         asked = [
             *self._step_stopped(sight),
@@ -278,12 +281,13 @@ class Sentinel:
 
     def _step_probing(self, sight: _Sight) -> list[Act]:
         ledger, courses = sight.scene.ledger, self._memory.probing.courses
-        answered = {name: course.answered_once for name, course in courses.items()}
         half = []
         for name, account in ledger.accounts.items():
+            course, hand = courses.get(name, probing.Course()), sight.hands.get(name, hands.Hand())
             has = account.service.probe is not None
-            said = answered.get(name, False) if has else None
-            standing = halfway.Standing(account, said, handled=name in sight.handled)
+            said = course.answered_once or hand.has_answered(p.age_s for p in account.processes) if has else None
+            busy = course.busy or name in sight.busy
+            standing = halfway.Standing(account, said, handled=name in sight.handled, busy=busy)
             if halfway.why_half(standing):
                 half.append(replace(standing, progress=self._watch.progress(name)))
         self._memory.halfway, told = halfway.step(self._memory.halfway, sight.now, half)

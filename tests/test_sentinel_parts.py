@@ -84,6 +84,16 @@ def test_it_is_written_down_when_it_was_unloaded_and_admitted(tmp_path: Path) ->
     assert not hands.look(tmp_path, "x").admitted_since
 
 
+def test_an_answer_is_that_of_the_processes_that_were_there(tmp_path: Path) -> None:
+    assert not hands.look(tmp_path, "x").has_answered([1e9])
+    hands.answered(tmp_path, "x")
+    hand = hands.look(tmp_path, "x")
+    assert (hand.unloaded_at, hand.admitted_at) == (None, None)
+    assert hand.has_answered([None, 60.0])
+    for ages_s in ([], [None], [-1.0]):
+        assert not hand.has_answered(ages_s), "they came later, or nobody knows"
+
+
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"\0" * 64, b"99999999999999999999", b"nan", b"inf"])
 def test_a_damaged_note_says_nothing(tmp_path: Path, content: bytes) -> None:
     """A time that has not come yet is another boot's."""

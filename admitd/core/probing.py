@@ -217,13 +217,14 @@ def _is_young(seen: Watched) -> bool:
 
 def _treat(course: Course, seen: Watched, facts: _Facts) -> tuple[Course, tuple[Act, ...]]:
     service, settings, now = seen.service, facts.settings, facts.now
-    hung = seen.loaded and (course.failures >= settings.probe_failures or bool(seen.half))
+    half = "" if course.busy else seen.half
+    hung = seen.loaded and (course.failures >= settings.probe_failures or bool(half))
     if seen.loaded and course.down and not hung:
         course = replace(course, down=False)  # someone brought it back
     if not (hung or course.down) or course.told or seen.handled:
         return course, ()
     silent = f"it has not answered {course.failures} probes in a row"
-    why = (seen.half or silent) if hung else "it is still not loaded"
+    why = (half or silent) if hung else "it is still not loaded"
     instead = _left_alone(seen)
     recent = _recent(course, now)
     if instead:

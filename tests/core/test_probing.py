@@ -271,6 +271,14 @@ def test_half_loaded_for_too_long_counts_as_hung_even_without_a_probe() -> None:
     assert story.asked == ["0 recover 1"]
 
 
+def test_half_loaded_and_busy_it_is_left_alone() -> None:
+    seen = there(half="it is half loaded for longer than its load_timeout_s")
+    story = Story().look(0, there()).look(30, seen, WORKS).look(60, seen).look(90, seen, WORKS)
+    assert without_probes(story) == ["30 busy"]
+    story.look(120, seen).look(150, seen, NO)
+    assert without_probes(story) == ["30 busy", "150 recover 1"]
+
+
 def test_a_clock_that_jumps_forward_brings_one_probe_forward_and_no_more() -> None:
     """A machine that slept: the monotonic clock may stand still or jump; never does it run back."""
     story = Story().look(0, there()).look(1, there(), YES).look(1e6, there()).look(1e6 + 1, there(), YES)

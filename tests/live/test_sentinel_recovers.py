@@ -6,12 +6,14 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
 import psutil
 import pytest
 
+from admitd import loading
 from admitd.gate import Answer, Ask
 from tests.gates import held
 from tests.live.sentinels import (
@@ -138,6 +140,29 @@ def test_one_that_works_and_does_not_answer_is_told_once_and_left_alone(
         become(port, "ok")
     assert at_work.kinds() == ["busy"]
     assert process.poll() is None
+
+
+@pytest.mark.parametrize("followed", [pytest.param(True, id="and it answered admit load"), False])
+def test_one_that_works_since_it_was_started_is_not_half_loaded(
+    servers: Servers, free_port: FreePort, guard: MakeGuard, followed: bool
+) -> None:
+    """`admit load chat && a long batch`: it never answered the sentinel's own probe, and works beyond its load_timeout_s."""
+    port = free_port()
+    made = guard({"chat": stand_in(port, load_timeout_s=3)})
+    if followed:
+        load = loading.Load(made.gate, made.gate.capacity().services["chat"], made.folder / "chat.log", None)
+        assert isinstance(load.follow(lambda _: None), loading.Loaded)
+        become(port, "works")
+    with made as at_work:
+        if not followed:
+            start_stand_in(servers, port, "--mode", "works")
+        at_work.wait_for("busy")
+        (pid,) = at_work.pids("chat")
+        wait_until(lambda: time.time() - psutil.Process(pid).create_time() > 4)
+        at_work.rounds(4)
+        assert at_work.pids("chat") == [pid]
+        become(port, "ok")
+    assert set(at_work.kinds()) <= {"loaded", "busy", "probe_answered"}
 
 
 def test_one_that_never_comes_back_ends_in_gave_up_with_the_count(
