@@ -138,15 +138,22 @@ class Mending:
             self._tell(Event(act.kind, said.strip(), severity, name, f"admit load {name}", numbers))
 
     def _unload(self, name: str) -> str:
-        """Its unload_cmd, else SIGTERM; SIGKILL where neither helps. Why it failed; empty where it is gone."""
+        """Its unload_cmd, where it has one; SIGTERM; SIGKILL where that does not help. Why it failed; empty where it is
+        gone. A server killed at once may leave its wired GPU memory behind until the next reboot (macOS)."""
         gate = self._gate
         service = gate.capacity().services.get(name)
         if service is None:
             return "it is not declared any more"
-        outcome = unloading.unload(gate, name, _quiet, kill=True)
-        if isinstance(outcome, unloading.UnloadFailed) and service.unload_cmd is not None:
-            outcome = unloading.close(gate, name, _quiet, min(LADDER_S, service.unload_timeout_s))
-        return "" if isinstance(outcome, unloading.Unloaded) else outcome.why
+        if service.unload_cmd is None:
+            outcome = unloading.unload(gate, name, _quiet, kill=True)
+            return "" if isinstance(outcome, unloading.Unloaded) else outcome.why
+        outcome = unloading.unload(gate, name, _quiet)
+        if isinstance(outcome, unloading.Unloaded):
+            return ""
+        if not gate.look().ledger.account(service).processes:
+            return outcome.why  # only its check says that it is there, and a check gets no signals
+        forced = unloading.close(gate, name, _quiet, min(LADDER_S, service.unload_timeout_s))
+        return "" if isinstance(forced, unloading.Unloaded) else f"{outcome.why}; {forced.why}"
 
     def _load(self, name: str, unloaded_at: float | None) -> tuple[Outcome, str]:
         gate = self._gate

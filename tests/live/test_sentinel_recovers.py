@@ -146,7 +146,7 @@ def test_one_that_works_and_does_not_answer_is_told_once_and_left_alone(
 def test_one_that_works_since_it_was_started_is_not_half_loaded(
     servers: Servers, free_port: FreePort, guard: MakeGuard, followed: bool
 ) -> None:
-    """`admit load chat && a long batch`: it never answered the sentinel's own probe, and works beyond its load_timeout_s."""
+    """`admit load chat && a long batch`: no probe was answered, and it works beyond its load_timeout_s."""
     port = free_port()
     made = guard({"chat": stand_in(port, load_timeout_s=3)})
     if followed:
@@ -342,7 +342,20 @@ def test_an_unload_cmd_that_does_not_help_ends_in_the_ladder(
     process = start_stand_in(servers, port, "--mode", "hang")
     with guard({"chat": stand_in(port, unload_cmd=unload_cmd)}) as at_work:
         at_work.wait_for("recovered", within_s=60)
-    assert process.wait(5) in (-signal.SIGTERM, -signal.SIGKILL)
+    assert process.wait(5) == -signal.SIGTERM, "SIGKILL is for who is deaf to that"
+
+
+def test_what_its_unload_cmd_does_not_end_and_is_deaf_to_sigterm_is_killed(
+    servers: Servers, free_port: FreePort, guard: MakeGuard
+) -> None:
+    port = free_port()
+    process = start_stand_in(servers, port, "--mode", "hang", "--deaf")
+    with guard({"chat": stand_in(port, unload_cmd="exit 1")}) as at_work:
+        at_work.wait_for("recovered", within_s=60)
+    assert process.wait(5) == -signal.SIGKILL
+    said = [each.text for each in at_work.events if each.kind == "unload_failed"]
+    assert len(said) == 1
+    assert "its unload_cmd ended with exit 1" in said[0]
 
 
 def test_one_that_is_deaf_to_sigterm_is_killed(servers: Servers, free_port: FreePort, guard: MakeGuard) -> None:
