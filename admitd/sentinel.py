@@ -115,6 +115,7 @@ class Sentinel:
         self._level: Level | None = None
         self._checked: tuple[Capacity, float, Mapping[str, Check]] | None = None
         self._next_full_s = 0.0
+        self._looked_s = time.monotonic()
         self._rounds = self._errors = 0
         self._last_round_s: float | None = None
         self._last_error: tuple[str, float] = ("", 0.0)
@@ -214,13 +215,14 @@ class Sentinel:
         return bool(asked)
 
     def _full(self, now: float) -> None:
+        looked_s = self._looked_s = time.monotonic()
         scene = self._gate.glance(self._checks(now))
         self._level = scene.reading.level
         standing = self._gate.records.standing(scene.capacity).reservations
         loading = frozenset(held.service for held in standing if self._is_followed(held, scene))
         held = hands.seen(self._gate.records.where)
         loading |= self._errands.under_way
-        handled = loading | {name for name, hand in held.items() if hand.on}
+        handled = loading | {name for name, hand in held.items() if hand.is_or_was_on_since(looked_s)}
         loading |= {name for name, hand in held.items() if hand.admitted_since}
         known = self._watch.look(scene, now)
         busy = frozenset(name for name, each in known.items() if each.busy)
@@ -349,17 +351,17 @@ class Sentinel:
                     if probe is not None:
                         self._errands.probe(act.service, probe)
                 case Recover():
-                    if not self._errands.begin(act.service, partial(self._recover, act)):
+                    if not self._errands.begin(act.service, partial(self._recover, act, self._looked_s)):
                         self._recovered(act.service, Outcome.DROPPED)
                 case Close():
                     self._errands.begin(act.service, partial(self._mending.close, act))
                 case Evict():
                     self._errands.begin(act.service, partial(self._mending.evict, act))
 
-    def _recover(self, act: Recover) -> News:
+    def _recover(self, act: Recover, since_s: float) -> News:
         outcome = Outcome.NOT_BACK
         try:
-            outcome = self._mending.recover(act)
+            outcome = self._mending.recover(act, since_s)
         except Exception as problem:
             self._failed(problem)
         return partial(self._recovered, act.service, outcome)

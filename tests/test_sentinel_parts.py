@@ -36,7 +36,17 @@ def test_hands_are_on_a_service_while_it_is_unloaded_and_no_longer(tmp_path: Pat
     with hands.on(tmp_path, "x"):
         assert hands.look(tmp_path, "x").on
         assert hands.seen(tmp_path)["x"].on
-    assert hands.look(tmp_path, "x") == Hand()
+    assert not hands.look(tmp_path, "x").on
+
+
+def test_who_comes_second_leaves_a_trace_and_who_will_load_it_again_leaves_none(tmp_path: Path) -> None:
+    before = time.monotonic() - 0.001
+    with hands.on(tmp_path, "x", asked=False):
+        assert hands.look(tmp_path, "x").asked_at is None
+        with hands.on(tmp_path, "x"):
+            pass
+    assert hands.look(tmp_path, "x").is_asked_since(before)
+    assert not hands.look(tmp_path, "x").is_asked_since(time.monotonic())
 
 
 def test_the_lock_goes_with_its_holder(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from admitd import loading
+from admitd import hands, loading, unloading
 from admitd.gate import Answer, Ask
 from tests.gates import held
 from tests.live.sentinels import (
@@ -241,9 +241,29 @@ def test_what_somebody_is_loading_is_left_alone(servers: Servers, free_port: Fre
         at_work.wait_for("recovered")  # to its end, so that nothing is started behind this test
 
 
-def test_what_is_unloaded_on_purpose_during_its_recovery_stays_unloaded(
+def test_what_is_unloaded_on_purpose_while_the_sentinel_unloads_it_stays_unloaded(
     servers: Servers, free_port: FreePort, guard: MakeGuard
 ) -> None:
+    """Both have their hands on it then, and whoever comes second must leave a trace."""
+    port = free_port()
+    process = start_stand_in(servers, port, "--mode", "hang", "--deaf")
+    with guard({"chat": stand_in(port)}) as at_work:
+        at_work.wait_for("recovering")
+        wait_until(lambda: hands.look(at_work.gate.records.where, "chat").on)
+        outcome = unloading.unload(at_work.gate, "chat", lambda _: None, kill=True)
+        assert isinstance(outcome, unloading.Unloaded), outcome
+        process.wait(10)
+        at_work.wait_for("gave_up")
+        at_work.rounds(6)
+        assert at_work.pids("chat") == []
+    assert "admitted" not in at_work.kinds()
+
+
+@pytest.mark.parametrize("starts", [pytest.param(False, id="and its load is ended"), True])
+def test_what_is_unloaded_on_purpose_during_its_recovery_stays_unloaded(
+    servers: Servers, free_port: FreePort, guard: MakeGuard, starts: bool
+) -> None:
+    """It is not to be seen yet, so that whoever unloads it is told that it is gone."""
     port = free_port()
     start_stand_in(servers, port, "--mode", "hang")
     slow = stand_in(port, load_cmd=f"sleep 3; exec {stand_in(port)['load_cmd']}")
@@ -252,12 +272,13 @@ def test_what_is_unloaded_on_purpose_during_its_recovery_stays_unloaded(
         at_work.unloaded_by_hand("chat")
         for child in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                if "sleep 3" in " ".join(child.cmdline()):
+                if not starts and "sleep 3" in " ".join(child.cmdline()):
                     child.kill()
         at_work.wait_for("gave_up")
         at_work.rounds(6)
         assert at_work.pids("chat") == []
     assert at_work.kinds().count("recovering") == 1
+    assert at_work.kinds().count("loaded") == starts
 
 
 def test_what_is_unloaded_on_purpose_after_a_failed_recovery_stays_unloaded(
