@@ -223,6 +223,7 @@ class Sentinel:
         held = hands.seen(self._gate.records.where)
         loading |= self._errands.under_way
         handled = loading | {name for name, hand in held.items() if hand.is_or_was_on_since(looked_s)}
+        handled |= {name for name, each in scene.ledger.accounts.items() if any(p.traced for p in each.processes)}
         loading |= {name for name, hand in held.items() if hand.admitted_since}
         known = self._watch.look(scene, now)
         busy = frozenset(name for name, each in known.items() if each.busy)

@@ -2,8 +2,8 @@
 
 Half loaded means: its check says no, or it has a probe and has never answered it. For a while that is just loading.
 
-1. Beyond load_timeout_s it is told, and counts as hung; but not while it grows or works, nor for STALL_S after that
-   (for its load_timeout_s, where that is shorter): a server that computes answers late, and is not down.
+1. Beyond load_timeout_s it is told, and counts as hung; but not while it grows, works or is handled by somebody, nor
+   for STALL_S after that (for its load_timeout_s, where that is shorter): who computes answers late, and is not down.
    Of a service that was there before anyone watched, nobody can say that it never answered.
 2. Before that, where its memory has not grown and it has made no progress for STALL_S, and it holds less than HALF of
    its budget, the stall is told: a load that stays at 99 % looks like this.
@@ -44,8 +44,8 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """What is remembered of one service that is half loaded. `moved`: it was seen to grow or work, and last so at
-    `moved_at_s`. `progress` is what it was at `looked_at_s`."""
+    """What is remembered of one service that is half loaded. `moved`: it was seen to grow, to work or to be
+    handled, and last so at `moved_at_s`. `progress` is what it was at `looked_at_s`."""
 
     ids: frozenset[ProcessId]
     measured: Amounts
@@ -133,7 +133,11 @@ def _has_grown(course: Course, measured: Amounts, budget: Amounts) -> bool:
 def _moved(course: Course, now: float, seen: Standing, measured: Amounts) -> Course:
     """The course, with what it did since the look before taken in."""
     since_s = now - course.looked_at_s
-    worked = seen.busy or (since_s >= WINDOW_LEAST_S and made_progress(course.progress, seen.progress, since_s))
+    worked = (
+        seen.busy
+        or seen.handled
+        or (since_s >= WINDOW_LEAST_S and made_progress(course.progress, seen.progress, since_s))
+    )
     if worked or _has_grown(course, measured, seen.account.service.budget):
         course = replace(course, measured=measured, moved_at_s=now, moved=True, told_stall=False)
     return replace(course, progress=seen.progress, looked_at_s=now) if since_s >= WINDOW_LEAST_S else course

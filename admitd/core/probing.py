@@ -2,7 +2,7 @@
 
 What a probe that was not answered means, in order; the first that applies decides:
 1. the service is another process than the one that was asked, or none: nothing;
-2. somebody is loading or unloading it, or it is younger than its startup_grace_s: nothing;
+2. somebody is loading or unloading it, a debugger holds it, or it is younger than its startup_grace_s: nothing;
 3. it made progress meanwhile (processor time, tokens, bytes): busy, told once, and it counts as a sign of life;
 4. it counts. After probe_failures of them in a row it is hung.
 
@@ -35,7 +35,8 @@ LATE_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """A service with a probe, as one look saw it. `handled`: somebody is loading or unloading it.
+    """A service with a probe, as one look saw it. `handled`: somebody is loading or unloading it, or
+    has it in a debugger, which is told once.
 
     `held_back`: why it is not
     recovered, whatever happens. `half`: why it counts as half loaded for too long, which halfway.py decides. `woken`:
@@ -53,6 +54,11 @@ class Watched:
     @property
     def ids(self) -> frozenset[ProcessId]:
         return frozenset(process.id for process in self.processes)
+
+    @property
+    def traced(self) -> tuple[int, ...]:
+        """Which of its processes a debugger holds."""
+        return tuple(process.id.pid for process in self.processes if process.traced)
 
     @property
     def age_s(self) -> float | None:
@@ -90,6 +96,7 @@ class Course:
     cool_until_s: float = 0.0
     down: bool = False
     told: str = ""
+    told_traced: bool = False
     busy: bool = False
 
 
@@ -118,6 +125,9 @@ def step(
     recovering = memory.recovering
     for each in watched:
         course = _renewed(memory.courses.get(each.service.name, Course()), each)
+        if each.traced and not course.told_traced:
+            course = replace(course, told_traced=True)
+            asked.append(_traced(each))
         result = results.get(each.service.name)
         if result is not None:
             course, told = _heard(course, now, each, result, settings)
@@ -273,6 +283,12 @@ def _answers_again(course: Course, now: float, service: Service) -> tuple[Act, .
     numbers: dict[str, Number] = {"failures": course.failures, "silent_s": None if for_s is None else round(for_s, 1)}
     text = f"{service.name} answers its probe again{after}."
     return (Tell(Event("probe_answered", text, Severity.INFO, service.name, None, numbers)),)
+
+
+def _traced(seen: Watched) -> Tell:
+    name, pids = seen.service.name, ", ".join(map(str, seen.traced))
+    text = f"{name} (process {pids}) is held by a debugger: it is not probed, and left alone until it runs again."
+    return Tell(Event("stopped", text, Severity.INFO, name, None, {"pid": seen.traced[0]}))
 
 
 def _busy(service: Service, heard: Heard) -> Tell:

@@ -58,6 +58,9 @@ ROWS = [
     ("it works, then stands still beyond its time",
      [at(290, progress=0), at(300, progress=500), at(359, progress=501), at(360, progress=501)], ["3 too long"]),
     ("it still grows when its time is up", [at(250, 700), at(301, 750), at(311, 800)], []),
+    ("a debugger held it until now", [at(10, handled=True), at(301, handled=True), at(311)], []),
+    ("it was let go, and stands still",
+     [at(10, handled=True), at(301, handled=True), at(362)], ["2 too long"]),
     ("it grows, then stalls", [at(10, 100), at(70, 150), at(130, 152), at(140, 152)], ["2 stalls"]),
     ("it is another process now", [at(10), ANOTHER], []),
 ]  # fmt: skip

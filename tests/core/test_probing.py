@@ -279,6 +279,14 @@ def test_half_loaded_and_busy_it_is_left_alone() -> None:
     assert without_probes(story) == ["30 busy", "150 recover 1"]
 
 
+def test_one_that_a_debugger_holds_is_not_asked_and_that_is_told_once() -> None:
+    running = there()
+    held = replace(there(handled=True), processes=(replace(running.processes[0], traced=True),))
+    story = Story().look(0, held).look(60, held).look(120, running).look(150, held, NO).look(600, held)
+    assert story.asked == ["0 stopped", "120 probe"]
+    assert "x (process 5) is held by a debugger" in story.events[0].event.text
+
+
 def test_a_clock_that_jumps_forward_brings_one_probe_forward_and_no_more() -> None:
     """A machine that slept: the monotonic clock may stand still or jump; never does it run back."""
     story = Story().look(0, there()).look(1, there(), YES).look(1e6, there()).look(1e6 + 1, there(), YES)
