@@ -3,7 +3,8 @@
 What a probe that was not answered means, in order; the first that applies decides:
 1. the service is another process than the one that was asked, or none: nothing;
 2. somebody is loading or unloading it, a debugger holds it, or it is younger than its startup_grace_s: nothing;
-3. it made progress meanwhile (processor time, tokens, bytes): busy, told once, and it counts as a sign of life;
+3. it made progress meanwhile (processor time, and what its own metrics count): busy, told once, and it counts as a sign
+   of life. That its metrics say that a request is under way does not: one that is stuck is under way for ever;
 4. it counts. After probe_failures of them in a row it is hung.
 
 What becomes of a hung service, in order:
@@ -27,8 +28,9 @@ from admitd.core.terms import Process, ProcessId, Sentinel, Service
 
 HOUR_S: Final = 3600.0
 PROGRESS_LEAST: Final = 2
-PROGRESS_PER_S: Final = 2.0
-"""Ticks of 10 ms: a server that only waits wakes a few times a second, and takes 0.3 % of a core; work takes more."""
+PROGRESS_PER_S: Final = 1.0
+"""Ticks of 10 ms, so 1 % of a core, as in activity.py: a server that only waits wakes a few times a second, and takes
+0.3 %; one that waits for its GPU, and feeds it, takes one or two."""
 LATE_S: Final = 1.0
 """An answer that comes sooner, and is wrong, says what the server did since the last probe, not during this one."""
 
