@@ -24,6 +24,7 @@ from admitd.core import headroom, wire
 from admitd.core.condition import Condition
 from admitd.core.events import KINDS
 from admitd.core.ledger import Account, Ledger
+from admitd.core.probing import Meant
 from admitd.core.terms import RAM, Amounts, Level, Service, State
 from admitd.gate import Gate, Scene
 from admitd.journal import Journal
@@ -160,11 +161,7 @@ def _counts(sight: _Sight) -> Iterator[Metric]:
 
 def _probes(sight: _Sight) -> Iterator[Metric]:
     asked = [name for name, service in sight.services.items() if service.probe is not None]
-    came = {
-        (name, word): sight.counted.probes.get((name, answered), 0)
-        for name in asked
-        for word, answered in (("answered", True), ("failed", False))
-    }
+    came = {(name, word.value): sight.counted.probes.get((name, word), 0) for name in asked for word in Meant}
     what = "Probes that the sentinel sent, by what came of them."
     yield _each("admit_probes", what, ("service", "result"), came, CounterMetricFamily)
     what = "How long those probes took, answered or not."

@@ -295,10 +295,11 @@ class Sentinel:
                 half.append(replace(standing, progress=self._watch.progress(name)))
         self._memory.halfway, told = halfway.step(self._memory.halfway, sight.now, half)
         heard = self._errands.heard()
-        self._gate.tally.probed(heard)
+        before = self._memory.probing
         self._memory.probing, asked = probing.step(
-            self._memory.probing, sight.now, self._watched(sight), heard, sight.scene.capacity.sentinel
+            before, sight.now, self._watched(sight), heard, sight.scene.capacity.sentinel
         )
+        self._gate.tally.probed((each, probing.meant(each, before, self._memory.probing)) for each in heard)
         return [*told, *asked]
 
     def _watched(self, sight: _Sight) -> Iterable[Watched]:

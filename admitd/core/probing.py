@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Final
 
 from admitd.core import acts
@@ -110,6 +111,15 @@ class Memory:
     recovering: str | None = None
 
 
+class Meant(StrEnum):
+    """What one probe came to. `excused`: no answer, and none was expected: it starts, is handled, or gone."""
+
+    ANSWERED = "answered"
+    FAILED = "failed"
+    BUSY = "busy"
+    EXCUSED = "excused"
+
+
 @dataclass(frozen=True, slots=True)
 class _Facts:
     now: float
@@ -144,6 +154,16 @@ def step(
             asked.append(acts.Probe(each.service.name))
         courses[each.service.name] = course
     return Memory(courses, recovering), tuple(asked)
+
+
+def meant(heard: Heard, before: Memory, after: Memory) -> Meant:
+    """What the step from `before` to `after` made of a probe that ended."""
+    was, course = (memory.courses.get(heard.service, Course()) for memory in (before, after))
+    if heard.answered:
+        return Meant.ANSWERED
+    if course.failures > was.failures:
+        return Meant.FAILED
+    return Meant.BUSY if course.busy else Meant.EXCUSED
 
 
 def recovered(memory: Memory, now: float, service: str, *, back: bool, settings: Sentinel) -> Memory:

@@ -120,8 +120,12 @@ SILENCE = [
     ("seen", "heard", "told"), [pytest.param(seen, heard, told, id=why) for why, seen, heard, told in SILENCE]
 )
 def test_what_silence_means(seen: Watched, heard: Heard, told: list[str]) -> None:
-    story = Story().look(0, there()).look(30, seen, heard)
+    story = Story().look(0, there())
+    before = story.memory
+    story.look(30, seen, heard)
     assert [each.event.kind for each in story.events] == told
+    word = {"probe_failed": "failed", "busy": "busy"}.get("".join(told), "answered" if heard.answered else "excused")
+    assert probing.meant(heard, before, story.memory) == word
 
 
 def test_a_quick_refusal_is_judged_by_what_it_did_since_the_last_probe() -> None:
