@@ -3,8 +3,9 @@
 What a probe that was not answered means, in order; the first that applies decides:
 1. the service is another process than the one that was asked, or none: nothing;
 2. somebody is loading or unloading it, a debugger holds it, or it is younger than its startup_grace_s: nothing;
-3. it made progress meanwhile (processor time, and what its own metrics count): busy, told once, and it counts as a sign
-   of life. That its metrics say that a request is under way does not: one that is stuck is under way for ever;
+3. it made progress meanwhile (processor time, what its own metrics count, on Linux an answer that it goes on sending):
+   busy, told once, and it counts as a sign of life. That its metrics say that a request is under way does not: one that
+   is stuck is under way for ever;
 4. it counts. After probe_failures of them in a row it is hung.
 
 What becomes of a hung service, in order:
