@@ -1,7 +1,8 @@
 """activity: looks at what services do, without being in their traffic; core/activity.py says what it means.
 
 Three sources: processor time of their processes and children, connections to their ports, and their own metrics where
-they have a probe on this machine that says where to ask. Nothing here raises, and a look is bounded in time.
+they have a probe on this machine that says where to ask. `progress` goes by the answers that they send, too. Nothing
+here raises, and a look is bounded in time.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
@@ -22,12 +23,16 @@ from admitd.core.ledger import Account
 from admitd.core.terms import ProcessId, Service
 from admitd.gate import Scene
 from admitd.ownmetrics import NoAnswer, NotTold, Said
-from admitd.processes import cputime
+from admitd.processes import cputime, traffic
 from admitd.processes.cputime import CpuTimes
 from admitd.processes.sockets import Sockets
+from admitd.processes.traffic import Moved
 
 TICKS_PER_S: Final = 100
 """`progress` counts processor time in 10 ms, as Linux does."""
+BYTES_A_TICK: Final = 8
+"""So many bytes of an answer count as one tick: two words a second are work; a comment every 15 s that only keeps a
+connection open is none."""
 ASK_AGAIN_S: Final = 60.0
 """How long a service is left in peace that never yet said anything of its work when it was asked."""
 OWN_PROBE_S: Final = 2.0
@@ -39,7 +44,8 @@ Ask = Callable[[str, int], Said]
 
 @dataclass(slots=True)
 class _Watch:
-    """What is remembered of one service between looks. `work` only ever grows, whatever its own count does."""
+    """What is remembered of one service between looks. `work` only ever grows, whatever its own count does.
+    `streamed`: bytes of answers that it was seen to send."""
 
     ids: frozenset[ProcessId] = frozenset()
     others: frozenset[int] = frozenset()
@@ -49,6 +55,9 @@ class _Watch:
     ask_at_s: float = 0.0
     count: int | None = None
     work: int = 0
+    ports: frozenset[int] = frozenset()
+    moved: Mapping[int, Moved] = field(default_factory=dict)
+    streamed: int = 0
     probed_at_s: float | None = None
     ours_s: float = 0.0
     ours: int = 0
@@ -63,10 +72,12 @@ class ActivityWatch:
         sockets: Sockets | None = None,
         ask: Ask = ownmetrics.ask,
         clock: Callable[[], float] = time.monotonic,
+        moved: Callable[[Collection[int]], Mapping[int, Moved]] = traffic.moved,
     ) -> None:
         self._times = cputime.for_this_system() if times is None else times
         self._sockets = Sockets() if sockets is None else sockets
         self._ask = ask
+        self._moved = moved
         self._clock = clock
         self._watches: dict[str, _Watch] = {}
         self._lock = threading.RLock()
@@ -84,7 +95,8 @@ class ActivityWatch:
             return {name: self._judge(services[name], scene, said.get(name, (None, False)), now) for name in services}
 
     def progress(self, service: str) -> int | None:
-        """A number that grows while the service works: its ticks of processor time, and what it counts itself.
+        """A number that grows while the service works: its ticks of processor time, what it counts itself, and what it
+        sends.
 
         It asks anew, of the processes that the last look saw. None where there are none, or they can't be read.
         """
@@ -96,7 +108,20 @@ class ActivityWatch:
             return None
         if watch.tells:
             self._ask_one(watch)
-        return round(TICKS_PER_S * sum(told.values())) + watch.work
+        return round(TICKS_PER_S * sum(told.values())) + watch.work + self._streamed(watch) // BYTES_A_TICK
+
+    def _streamed(self, watch: _Watch) -> int:
+        """Bytes of answers so far: what went out on connections on which nothing came in meanwhile.
+
+        Whoever asks for /health or /metrics again and again gets his answer from a server whose engine is dead, too.
+        """
+        with self._lock:
+            before, watch.moved = watch.moved, self._moved(watch.ports) if watch.ports else {}
+            for name, now in watch.moved.items():
+                was = before.get(name)
+                if was is not None and was.received == now.received:
+                    watch.streamed += now.sent - was.sent
+            return watch.streamed
 
     @contextlib.contextmanager
     def own_probe(self, service: str) -> Iterator[None]:
@@ -125,7 +150,7 @@ class ActivityWatch:
         account = scene.ledger.account(service)
         ids = frozenset(process.id for process in account.processes)
         if ids != watch.ids:
-            watch.tells, watch.ask_at_s = None, 0.0
+            watch.tells, watch.ask_at_s, watch.ports = None, 0.0, frozenset()
         watch.ids = ids
         watch.where = ownmetrics.origin(service.probe.url) if service.probe is not None else None
         watch.others = frozenset(
@@ -152,6 +177,7 @@ class ActivityWatch:
         said, silent = asked
         ids = tuple(process.id for process in account.processes)
         connections = self._sockets.connections(ids)
+        watch.ports = self._sockets.ports(ids)
         return Glance(
             now,
             self._times.of(ids, watch.others),

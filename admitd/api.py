@@ -192,7 +192,8 @@ def _metering(app: FastAPI, flight: Flight, journal: Journal, sentinel: Sentinel
         def answer() -> Response:
             from admitd import metrics  # here: few ever ask, and its library takes a while
 
-            text = metrics.text(scene, flight.gate, journal, None if sentinel is None else sentinel.health())
+            health, known = (None, {}) if sentinel is None else (sentinel.health(), sentinel.insight.conditions())
+            text = metrics.text(scene, flight.gate, journal, health, known)
             return Response(text, headers={"content-type": metrics.KIND})
 
         return await asyncio.to_thread(answer)

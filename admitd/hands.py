@@ -1,4 +1,5 @@
-"""hands: who is unloading which service at this moment, and when it was unloaded last; across processes.
+"""hands: who is unloading which service at this moment, when that was asked for and done last, and when a load of it
+was followed until it answered; across processes.
 
 One file for each service beside the reservations, locked while the unload goes on and holding its time; the kernel
 lets the lock go when its holder dies. It keeps nobody from unloading: what a user wants goes on at any time. It keeps
@@ -9,9 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,14 +22,18 @@ from admitd.machinelock import Busy, NotRecorded, take
 
 ON_WAIT_S: Final = 0.1
 """Whoever looks holds the lock for microseconds; whoever holds it longer has his hands on it too."""
-_READ_MAX: Final = 64
-_UNLOADED: Final = 0
-_ADMITTED: Final = 32
+_FIELD: Final = 32
+_UNLOADED, _ADMITTED, _ANSWERED, _ASKED = (_FIELD * place for place in range(4))
 
 
 @contextlib.contextmanager
-def on(folder: Path, service: str) -> Iterator[None]:
-    """Have one's hands on a service. Where that cannot be written down, the work goes on all the same."""
+def on(folder: Path, service: str, *, asked: bool = True) -> Iterator[None]:
+    """Have one's hands on a service. Where that cannot be written down, the work goes on all the same.
+
+    `asked`: it is asked to stay away. That is noted first: another may have his hands on it, who would load it again.
+    """
+    if asked:
+        _note(folder, service, os.O_CREAT, _ASKED)
     fd = None
     with contextlib.suppress(OSError, Busy, NotRecorded):
         fd = os.open(_path(folder, service), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -50,6 +56,11 @@ def admitted(folder: Path, service: str) -> None:
     _note(folder, service, 0, _ADMITTED)
 
 
+def answered(folder: Path, service: str) -> None:
+    """Write down that a load was followed until the service answered its probe, just now."""
+    _note(folder, service, os.O_CREAT, _ANSWERED)
+
+
 def _note(folder: Path, service: str, flags: int, offset: int) -> None:
     with contextlib.suppress(OSError):
         fd = os.open(_path(folder, service), os.O_WRONLY | flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -66,11 +77,26 @@ class Hand:
     on: bool = False
     unloaded_at: float | None = None
     admitted_at: float | None = None
+    answered_at: float | None = None
+    asked_at: float | None = None
 
     @property
     def admitted_since(self) -> bool:
         """Whether a load of it was admitted after it was unloaded."""
         return self.unloaded_at is not None and self.admitted_at is not None and self.admitted_at >= self.unloaded_at
+
+    def is_asked_since(self, at_s: float) -> bool:
+        """Whether somebody unloads it, or has asked for that since."""
+        return self.on or (self.asked_at is not None and self.asked_at >= at_s)
+
+    def is_or_was_on_since(self, at_s: float) -> bool:
+        """Whether an unload of it is under way, was asked for since, or has ended since."""
+        return self.is_asked_since(at_s) or (self.unloaded_at is not None and self.unloaded_at >= at_s)
+
+    def has_answered(self, ages_s: Iterable[float | None]) -> bool:
+        """Whether what is there now, with processes of these ages, answered when a load of it was followed."""
+        since_s = math.inf if self.answered_at is None else time.monotonic() - self.answered_at
+        return any(age_s is not None and age_s >= since_s for age_s in ages_s)
 
 
 def seen(folder: Path) -> dict[str, Hand]:
@@ -90,8 +116,9 @@ def look(folder: Path, service: str) -> Hand:
     except OSError:
         return Hand()
     try:
-        said = os.read(fd, _READ_MAX)
-        return Hand(_is_locked(fd), _time(said[_UNLOADED:_ADMITTED]), _time(said[_ADMITTED:]))
+        said = os.read(fd, _FIELD * 4)
+        times = (_time(said[at : at + _FIELD]) for at in (_UNLOADED, _ADMITTED, _ANSWERED, _ASKED))
+        return Hand(_is_locked(fd), *times)
     except OSError:
         return Hand()
     finally:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from admitd import actuator, probe
+from admitd import actuator, hands, probe
 from admitd.core import chronicle, headroom
 from admitd.core.events import Event
 from admitd.core.ledger import Account
@@ -99,16 +99,18 @@ class Load:
         """Look until there is an outcome. Interrupt it at any time: what was started goes on by itself."""
         for outcome in self._looks(on_progress):
             if outcome is not None:
-                ended = self._as_it_is_now(outcome) if self._service.probe is not None else outcome
+                ended = self._answered(outcome) if self._service.probe is not None else outcome
                 self._gate.record(_remembered(self._service, ended))
                 return ended
             time.sleep(LOOK_EVERY_S)
         raise AssertionError("the looks end only with an outcome")
 
-    def _as_it_is_now(self, up: Outcome) -> Outcome:
-        """Its weights may have come in while it was probed: what it holds is read once it has answered."""
+    def _answered(self, up: Outcome) -> Outcome:
+        """Its weights may have come in while it was probed: what it holds is read once it has answered. That it did is
+        written down for the sentinel, whose own first probe may come when it is at work already."""
         if not isinstance(up, Loaded):
             return up
+        hands.answered(self._gate.records.where, self._service.name)
         up = replace(up, took_s=time.monotonic() - self._began)
         try:
             account = self._gate.look().ledger.account(self._service)

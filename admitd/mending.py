@@ -73,9 +73,15 @@ class Mending:
             self._tell(Event("woken", f"{what} and was woken.", Severity.WARNING, act.name, None, numbers))
         return True
 
-    def recover(self, act: Recover) -> Outcome:
-        """Unload, wait until the memory is back, load through admission; said at its beginning and at its end."""
+    def recover(self, act: Recover, since_s: float | None = None) -> Outcome:
+        """Unload, wait until the memory is back, load through admission; said at its beginning and at its end.
+
+        What somebody asked to unload after `since_s`, by the monotonic clock (None: from now on), is not loaded again.
+        """
         name = act.service
+        since_s = time.monotonic() if since_s is None else since_s
+        if self._is_wanted_gone(name, since_s):
+            return Outcome.DROPPED
         text = f"{name} is hung: {act.why}. It is unloaded and loaded again (attempt {act.attempt})."
         numbers = {"attempt": act.attempt}
         self._tell(Event("recovering", text, Severity.WARNING, name, None, numbers))
@@ -88,7 +94,7 @@ class Mending:
                     Event("unload_failed", said, Severity.CRITICAL, name, f"admit unload {name} --kill", numbers)
                 )
                 return Outcome.NOT_BACK
-            outcome, how = self._load(name, hands.look(self._gate.records.where, name).unloaded_at)
+            outcome, how = self._load(name, since_s)
         except (CannotSee, NotRecorded) as problem:
             self._tell(Event("load_failed", f"{name} could not be recovered: {problem}.", Severity.CRITICAL, name))
             return Outcome.NOT_BACK
@@ -143,18 +149,27 @@ class Mending:
             actuator.rotate_in_use(self._log_path(name))
 
     def _unload(self, name: str) -> str:
-        """Its unload_cmd, else SIGTERM; SIGKILL where neither helps. Why it failed; empty where it is gone."""
+        """Its unload_cmd, where it has one; SIGTERM; SIGKILL where that does not help. Why it failed; empty where it is
+        gone. A server killed at once may leave its wired GPU memory behind until the next reboot (macOS)."""
         gate = self._gate
         service = gate.capacity().services.get(name)
         if service is None:
             return "it is not declared any more"
-        outcome = unloading.unload(gate, name, _quiet, kill=True)
-        if isinstance(outcome, unloading.UnloadFailed) and service.unload_cmd is not None:
-            outcome = unloading.close(gate, name, _quiet, min(LADDER_S, service.unload_timeout_s))
-        return "" if isinstance(outcome, unloading.Unloaded) else outcome.why
+        if service.unload_cmd is None:
+            outcome = unloading.unload(gate, name, _quiet, kill=True, asked=False)
+            return "" if isinstance(outcome, unloading.Unloaded) else outcome.why
+        outcome = unloading.unload(gate, name, _quiet, asked=False)
+        if isinstance(outcome, unloading.Unloaded):
+            return ""
+        if not gate.look().ledger.account(service).processes:
+            return outcome.why  # only its check says that it is there, and a check gets no signals
+        forced = unloading.close(gate, name, _quiet, min(LADDER_S, service.unload_timeout_s), asked=False)
+        return "" if isinstance(forced, unloading.Unloaded) else f"{outcome.why}; {forced.why}"
 
-    def _load(self, name: str, unloaded_at: float | None) -> tuple[Outcome, str]:
+    def _load(self, name: str, since_s: float) -> tuple[Outcome, str]:
         gate = self._gate
+        if self._is_wanted_gone(name, since_s):
+            return Outcome.DROPPED, ""
         holder = gate.table.identify(os.getpid())
         (answer,), _ = gate.decide([Ask(name, holder, arrived_s=time.monotonic())])
         if not isinstance(answer, Answer):
@@ -167,28 +182,29 @@ class Mending:
         held = verdict.reservation
         service = gate.capacity().services.get(name)
         try:
-            if service is None or self._is_wanted_gone(name, unloaded_at):
+            if service is None or self._is_wanted_gone(name, since_s):
                 return Outcome.DROPPED, ""
-            return self._follow(service, held.id if held else None, unloaded_at), ""
+            return self._follow(service, held.id if held else None, since_s), ""
         finally:
             if held is not None:
                 with contextlib.suppress(NotRecorded):
                     gate.give_back(held.id)
 
-    def _follow(self, service: Service, reservation: str | None, unloaded_at: float | None) -> Outcome:
+    def _follow(self, service: Service, reservation: str | None, since_s: float) -> Outcome:
         try:
             load = loading.Load(self._gate, service, self._log_path(service.name), reservation)
         except actuator.CannotStart:
             return Outcome.NOT_BACK  # load_failed is on record already
         outcome = load.follow(lambda _: None)
-        if isinstance(outcome, loading.Loaded):
-            return Outcome.BACK
-        return Outcome.DROPPED if self._is_wanted_gone(service.name, unloaded_at) else Outcome.NOT_BACK
+        is_back = isinstance(outcome, loading.Loaded)
+        if not self._is_wanted_gone(service.name, since_s):
+            return Outcome.BACK if is_back else Outcome.NOT_BACK
+        if is_back:  # whoever asked while it was not visible yet was told that it is gone
+            unloading.unload(self._gate, service.name, _quiet, asked=False)
+        return Outcome.DROPPED
 
-    def _is_wanted_gone(self, name: str, unloaded_at: float | None) -> bool:
-        """Whether somebody has unloaded it, or is doing so, since the sentinel did."""
-        hand = hands.look(self._gate.records.where, name)
-        return hand.on or hand.unloaded_at != unloaded_at
+    def _is_wanted_gone(self, name: str, since_s: float) -> bool:
+        return hands.look(self._gate.records.where, name).is_asked_since(since_s)
 
     def _refused(self, verdict: Refused) -> Outcome:
         name = verdict.service

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -19,9 +20,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from admitd import __version__
-from admitd.core import headroom
+from admitd.core import headroom, wire
+from admitd.core.condition import Condition
 from admitd.core.events import KINDS
 from admitd.core.ledger import Account, Ledger
+from admitd.core.probing import Meant
 from admitd.core.terms import RAM, Amounts, Level, Service, State
 from admitd.gate import Gate, Scene
 from admitd.journal import Journal
@@ -45,12 +48,20 @@ class _Sight:
     counted: Counted
     lost: int
     health: Health | None
+    conditions: Mapping[str, Condition]
 
 
-def text(scene: Scene | None, gate: Gate, journal: Journal, health: Health | None) -> bytes:
-    """The answer. `scene`: None where the machine could not be seen; `health`: None where no sentinel runs."""
+def text(
+    scene: Scene | None,
+    gate: Gate,
+    journal: Journal,
+    health: Health | None,
+    conditions: Mapping[str, Condition] = MappingProxyType({}),
+) -> bytes:
+    """The answer. `scene`: None where the machine could not be seen; `health`: None where no sentinel runs.
+    `conditions`: what the sentinel knows of each service beside the look, as GET /capacity goes by it."""
     services = (gate.capacity() if scene is None else scene.capacity).services
-    sight = _Sight(scene, services, gate.tally.counted(journal), journal.failures, health)
+    sight = _Sight(scene, services, gate.tally.counted(journal), journal.failures, health, conditions)
     registry = CollectorRegistry()
     registry.register(_Seen(sight))
     ProcessCollector(registry=registry)
@@ -68,7 +79,7 @@ class _Seen(Collector):
         yield _one("admit_machine_visible", seen, int(sight.scene is not None))
         if sight.scene is not None:
             yield from _host(sight.scene)
-            yield from _services(sight.scene.ledger)
+            yield from _services(sight.scene.ledger, sight.conditions)
             yield from _waiting(sight.scene)
         yield from _counts(sight)
         yield from _probes(sight)
@@ -102,7 +113,7 @@ def _host(scene: Scene) -> Iterator[Metric]:
     yield _each("admit_pressure", what, ("level",), levels)
 
 
-def _services(ledger: Ledger) -> Iterator[Metric]:
+def _services(ledger: Ledger, conditions: Mapping[str, Condition]) -> Iterator[Metric]:
     accounts = [ledger.account(service) for service in ledger.capacity.services.values()]
 
     def told(name: str, what: str, value: Callable[[Account], float | None]) -> Metric:
@@ -119,7 +130,8 @@ def _services(ledger: Ledger) -> Iterator[Metric]:
         lambda a: None if a.measured is None else _ram(a.measured),
     )
     yield told("admit_service_processes", "Its live processes.", lambda a: len(a.processes))
-    states = {(a.service.name, state.value): int(a.state is state) for a in accounts for state in State}
+    are = {a.service.name: wire.state(a, conditions.get(a.service.name)) for a in accounts}
+    states = {(name, state.value): int(found is state) for name, found in are.items() for state in State}
     yield _each("admit_service_state", "1 for the state that it is in, 0 for the others.", ("service", "state"), states)
 
 
@@ -149,11 +161,7 @@ def _counts(sight: _Sight) -> Iterator[Metric]:
 
 def _probes(sight: _Sight) -> Iterator[Metric]:
     asked = [name for name, service in sight.services.items() if service.probe is not None]
-    came = {
-        (name, word): sight.counted.probes.get((name, answered), 0)
-        for name in asked
-        for word, answered in (("answered", True), ("failed", False))
-    }
+    came = {(name, word.value): sight.counted.probes.get((name, word), 0) for name in asked for word in Meant}
     what = "Probes that the sentinel sent, by what came of them."
     yield _each("admit_probes", what, ("service", "result"), came, CounterMetricFamily)
     what = "How long those probes took, answered or not."

@@ -8,24 +8,23 @@ what takes long (a probe, a recovery) has a thread of its own, is bounded in tim
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
 from admitd import checks, hands, safelist, supervisors
 from admitd.core import acts, halfway, probing, relief, respawn, runaway, stopped
 from admitd.core.acts import Act, Close, Evict, Recover, Tell, Wake
 from admitd.core.condition import Working
-from admitd.core.events import Event, Severity
 from admitd.core.probing import Watched
 from admitd.core.reboot import Finding
 from admitd.core.stopped import Safelisted
 from admitd.core.terms import Level, Reservation, State
 from admitd.errands import Errands, News, Progress
+from admitd.faults import Faults
 from admitd.gate import Gate, Scene
 from admitd.insight import Insight
 from admitd.journal import Record
@@ -35,11 +34,9 @@ from admitd.processes.table import CannotSee
 from admitd.reservations import NotRecorded
 from admitd.vitals import Vitals
 
-Done = TypeVar("Done")
 QUICK_S: Final = 1.0
 GLIMPSES_PER_S: Final = 25
 """A glimpse takes 20 to 40 microseconds; so many of them a second are 0.1 % of a core."""
-SAME_ERROR_S: Final = 600.0
 STOP_WAIT_S: Final = 0.9
 
 
@@ -81,6 +78,7 @@ class _Sight:
     hands: Mapping[str, hands.Hand]
     loading: frozenset[str]
     handled: frozenset[str]
+    busy: frozenset[str]
 
 
 class Sentinel:
@@ -110,15 +108,16 @@ class Sentinel:
         self._alarmed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="admit-sentinel", daemon=True)
         self._end = threading.Event()
-        self._errands = Errands(watch, self._failed)
+        self._faults = Faults(tell, clock)
+        self._errands = Errands(watch, self._faults.note)
         self._left_down: dict[str, float] = {}
         self._safelisted: tuple[Safelisted, ...] = ()
         self._level: Level | None = None
         self._checks = checks.Lately()
         self._next_full_s = 0.0
-        self._rounds = self._errors = 0
+        self._looked_s = time.monotonic()
+        self._rounds = 0
         self._last_round_s: float | None = None
-        self._last_error: tuple[str, float] = ("", 0.0)
         self.insight = Insight()
 
     def start(self) -> None:
@@ -142,14 +141,16 @@ class Sentinel:
         """How it goes, for /healthz."""
         last, alarm = self._last_round_s, self._alarm
         pressure = f"looked at in each round: {alarm}" if isinstance(alarm, str) else "told by the kernel at once"
-        return Health(self._rounds, self._errors, None if last is None else max(0.0, self._clock() - last), pressure)
+        return Health(
+            self._rounds, self._faults.count, None if last is None else max(0.0, self._clock() - last), pressure
+        )
 
     # The thread.
 
     def _run(self) -> None:
-        self._do(lambda: self._perform(self._found.acts))
+        self._faults.attempt(lambda: self._perform(self._found.acts))
         while not self._end.is_set():
-            pause_s = self._do(self._round)
+            pause_s = self._faults.attempt(self._round)
             self._errands.wait(QUICK_S if pause_s is None else pause_s)
 
     def _hear(self, alarm: Alarm) -> None:
@@ -158,27 +159,6 @@ class Sentinel:
             self._alarmed.set()
             self._errands.stir()
         self._alarm = "the kernel tells nothing any more"
-
-    def _do(self, what: Callable[[], Done]) -> Done | None:
-        """Do it; where it fails, tell and count that, and go on."""
-        try:
-            return what()
-        except Exception as problem:
-            self._failed(problem)
-            return None
-
-    def _failed(self, problem: Exception) -> None:
-        self._errors += 1
-        with contextlib.suppress(Exception):
-            self._complain(f"{type(problem).__name__}: {problem}")
-
-    def _complain(self, what: str) -> None:
-        """Told at once, and the same again only after SAME_ERROR_S: a row of failures is one fault."""
-        before, at = self._last_error
-        if what != before or self._clock() - at >= SAME_ERROR_S:
-            self._last_error = (what, self._clock())
-            text = f"A round of the sentinel failed ({what}); the next one comes."
-            self._tell(Event("sentinel_error", text, Severity.WARNING, None, "admit events", {"errors": self._errors}))
 
     def _round(self) -> float:
         """One round; returns the seconds until the next."""
@@ -189,7 +169,7 @@ class Sentinel:
             self._alarmed.clear()
             self._next_full_s = now + settings.stopped_interval_s
             self._full(now)
-            self._do(self._mending.keep_logs_short)
+            self._faults.attempt(self._mending.keep_logs_short)
             self._rounds += 1
             self._last_round_s = self._clock()
         elif self._safelisted and self._quick(now):
@@ -211,6 +191,7 @@ class Sentinel:
         return bool(asked)
 
     def _full(self, now: float) -> None:
+        looked_s = self._looked_s = time.monotonic()
         try:
             scene = self._gate.glance(self._checks.of(self._gate.capacity(), now))
         except CannotSee:
@@ -219,14 +200,18 @@ class Sentinel:
         self._level = scene.reading.level
         held = hands.seen(self._gate.records.where)
         loading = self._loading(scene) | self._errands.under_way
-        handled = loading | {name for name, hand in held.items() if hand.on}
+        handled = loading | {name for name, hand in held.items() if hand.is_or_was_on_since(looked_s)}
+        handled |= {name for name, each in scene.ledger.accounts.items() if any(p.traced for p in each.processes)}
         loading |= {name for name, hand in held.items() if hand.admitted_since}
-        known = self._do(lambda: self._watch.look(scene, now)) or {}
-        sight = _Sight(now, scene, known, held, loading, handled)
+        known = self._faults.attempt(lambda: self._watch.look(scene, now)) or {}
+        busy = frozenset(name for name, each in known.items() if each.busy)
+        sight = _Sight(now, scene, known, held, loading, handled, busy)
         self._forget_what_was_unloaded(held)
         asked: list[Act] = []
         for step in (self._step_stopped, self._step_respawn, self._step_probing, self._step_memory):
-            asked += self._do(partial(step, sight)) or ()  # a rule that fails keeps no other from being followed
+            asked += (
+                self._faults.attempt(partial(step, sight)) or ()
+            )  # a rule that fails keeps no other from being followed
         if self._vitals is not None and not self._end.is_set():
             self._vitals.beat()
         self._perform(asked)
@@ -249,7 +234,7 @@ class Sentinel:
         try:
             standing = self._gate.records.standing(scene.capacity).reservations
         except NotRecorded as problem:
-            self._failed(problem)
+            self._faults.note(problem)
             return frozenset(scene.capacity.services)
         return frozenset(held.service for held in standing if self._is_followed(held, scene))
 
@@ -286,20 +271,22 @@ class Sentinel:
 
     def _step_probing(self, sight: _Sight) -> list[Act]:
         ledger, courses = sight.scene.ledger, self._memory.probing.courses
-        answered = {name: course.answered_once for name, course in courses.items()}
         half = []
         for name, account in ledger.accounts.items():
+            course, hand = courses.get(name, probing.Course()), sight.hands.get(name, hands.Hand())
             has = account.service.probe is not None
-            said = answered.get(name, False) if has else None
-            standing = halfway.Standing(account, said, handled=name in sight.handled)
+            said = course.answered_once or hand.has_answered(p.age_s for p in account.processes) if has else None
+            busy = course.busy or name in sight.busy
+            standing = halfway.Standing(account, said, handled=name in sight.handled, busy=busy)
             if halfway.why_half(standing):
                 half.append(replace(standing, progress=self._watch.progress(name)))
         self._memory.halfway, told = halfway.step(self._memory.halfway, sight.now, half)
         heard = self._errands.heard()
-        self._gate.tally.probed(heard)
+        before = self._memory.probing
         self._memory.probing, asked = probing.step(
-            self._memory.probing, sight.now, self._watched(sight), heard, sight.scene.capacity.sentinel
+            before, sight.now, self._watched(sight), heard, sight.scene.capacity.sentinel
         )
+        self._gate.tally.probed((each, probing.meant(each, before, self._memory.probing)) for each in heard)
         return [*told, *asked]
 
     def _watched(self, sight: _Sight) -> Iterable[Watched]:
@@ -344,7 +331,7 @@ class Sentinel:
             try:
                 self._act(act)
             except Exception as problem:  # the others still have their turn, and this one another
-                self._failed(problem)
+                self._faults.note(problem)
                 self._not_done(act)
 
     def _act(self, act: Act) -> None:
@@ -359,7 +346,7 @@ class Sentinel:
                 if service is not None and service.probe is not None:
                     self._errands.probe(act.service, service.probe)
             case Recover():
-                if not self._errands.begin(act.service, partial(self._recover, act)):
+                if not self._errands.begin(act.service, partial(self._recover, act, self._looked_s)):
                     self._recovered(act.service, Outcome.DROPPED)
             case Close():
                 self._errands.begin(act.service, partial(self._mending.close, act))
@@ -376,12 +363,12 @@ class Sentinel:
             case Recover():
                 self._recovered(act.service, Outcome.NOT_BACK)
 
-    def _recover(self, act: Recover) -> News:
+    def _recover(self, act: Recover, since_s: float) -> News:
         outcome = Outcome.NOT_BACK
         try:
-            outcome = self._mending.recover(act)
+            outcome = self._mending.recover(act, since_s)
         except Exception as problem:
-            self._failed(problem)
+            self._faults.note(problem)
         return partial(self._recovered, act.service, outcome)
 
     def _recovered(self, service: str, outcome: Outcome) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from admitd.core.events import KINDS, Event
-from admitd.core.probing import Heard
+from admitd.core.probing import Heard, Meant
 from admitd.core.verdict import Admitted, AlreadyLoaded, Reason, Refused, Verdict
 from admitd.journal import Journal
 from admitd.trail import Tail
@@ -53,7 +53,7 @@ class Counted:
     decisions: Spread
     probe_times: Spread
     verdicts: dict[Told, int]
-    probes: dict[tuple[str, bool], int]
+    probes: dict[tuple[str, Meant], int]
     events: dict[tuple[str, str], int]
 
 
@@ -88,7 +88,7 @@ class Tally:
         self._decisions = _Durations(LOOK_BOUNDS_S)
         self._probe_times = _Durations(PROBE_BOUNDS_S)
         self._verdicts: Counter[Told] = Counter()
-        self._probes: Counter[tuple[str, bool]] = Counter()
+        self._probes: Counter[tuple[str, Meant]] = Counter()
         self._events: Counter[tuple[str, str]] = Counter()
         self._others: Tail | None = None
 
@@ -103,11 +103,11 @@ class Tally:
             self._decisions.add(took_s)
             self._verdicts.update(_in_words(verdict) for verdict in told)
 
-    def probed(self, heard: Iterable[Heard]) -> None:
+    def probed(self, heard: Iterable[tuple[Heard, Meant]]) -> None:
         """Probes ended."""
         with self._lock:
-            for each in heard:
-                self._probes[each.service, each.answered] += 1
+            for each, meant in heard:
+                self._probes[each.service, meant] += 1
                 self._probe_times.add(each.took_s)
 
     def happened(self, event: Event) -> None:

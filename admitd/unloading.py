@@ -63,22 +63,22 @@ Outcome = Unloaded | UnloadFailed | UnloadTimedOut
 Tell = Callable[[str], None]
 
 
-def unload(gate: Gate, name: str, tell: Tell, *, kill: bool = False) -> Outcome:
+def unload(gate: Gate, name: str, tell: Tell, *, kill: bool = False, asked: bool = True) -> Outcome:
     """Unload one service. `kill`: what is still there after unload_timeout_s gets SIGKILL; at once where its
-    unload_cmd failed.
+    unload_cmd failed. `asked`: it is to stay unloaded; false where it is to be loaded again.
 
     Raises CannotSee or NotRecorded where nothing can be seen, and then nothing was touched.
     """
-    with hands.on(gate.records.where, name):
+    with hands.on(gate.records.where, name, asked=asked):
         return _remembered(gate, name, _unload(gate, name, tell, kill=kill))
 
 
-def close(gate: Gate, name: str, tell: Tell, grace_s: float) -> Outcome:
+def close(gate: Gate, name: str, tell: Tell, grace_s: float, *, asked: bool = True) -> Outcome:
     """End a service by signals, whatever its unload_cmd: SIGTERM, `grace_s` for it to save its work, then SIGKILL.
 
     Raises CannotSee or NotRecorded where nothing can be seen, and then nothing was touched.
     """
-    with hands.on(gate.records.where, name):
+    with hands.on(gate.records.where, name, asked=asked):
         return _remembered(gate, name, _unload(gate, name, tell, kill=True, grace_s=grace_s))
 
 

@@ -100,6 +100,7 @@ ORDER = (
     "admitd/notify.py",
     "admitd/vitals.py",
     "admitd/mending.py",
+    "admitd/faults.py",
     "admitd/errands.py",
     "admitd/insight.py",
     "admitd/sentinel.py",

@@ -76,6 +76,7 @@ def follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Follow]:
         machine = Machine(*looks)
         load = loading.Load(machine, service, tmp_path / "logs" / "coder.log", None)  # type: ignore[arg-type]
         machine.load = load
+        machine.records.where = tmp_path
         loads.append(load)
         shown: list[loading.Progress] = []
         return load.follow(shown.append), shown, load

@@ -21,7 +21,7 @@ from admitd import metrics
 from admitd.acting import Acting
 from admitd.api import build
 from admitd.core.events import Event
-from admitd.core.probing import Heard
+from admitd.core.probing import Heard, Meant
 from admitd.core.terms import Host
 from admitd.doorkeeper import App, Doorkeeper
 from admitd.eventstream import Streams
@@ -252,7 +252,7 @@ def test_hostile_names_stay_one_label(tmp_path: Path, journal: Journal) -> None:
 def test_only_declared_names_and_known_kinds_become_labels(tmp_path: Path, journal: Journal) -> None:
     made = gate(tmp_path)
     for name in ("first", "gone", "x" * 1000, '"\n'):
-        made.tally.probed([Heard(name, True, "", 0.1)])
+        made.tally.probed([(Heard(name, True, "", 0.1), Meant.ANSWERED)])
         for kind in ("woken", "recovering", "recovered", "from_the_future"):
             made.tally.happened(Event(kind, "text", service=name))
     made.tally.happened(Event("woken", "a process that the safelist names"))

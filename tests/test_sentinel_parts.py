@@ -36,7 +36,17 @@ def test_hands_are_on_a_service_while_it_is_unloaded_and_no_longer(tmp_path: Pat
     with hands.on(tmp_path, "x"):
         assert hands.look(tmp_path, "x").on
         assert hands.seen(tmp_path)["x"].on
-    assert hands.look(tmp_path, "x") == Hand()
+    assert not hands.look(tmp_path, "x").on
+
+
+def test_who_comes_second_leaves_a_trace_and_who_will_load_it_again_leaves_none(tmp_path: Path) -> None:
+    before = time.monotonic() - 0.001
+    with hands.on(tmp_path, "x", asked=False):
+        assert hands.look(tmp_path, "x").asked_at is None
+        with hands.on(tmp_path, "x"):
+            pass
+    assert hands.look(tmp_path, "x").is_asked_since(before)
+    assert not hands.look(tmp_path, "x").is_asked_since(time.monotonic())
 
 
 def test_the_lock_goes_with_its_holder(tmp_path: Path) -> None:
@@ -82,6 +92,16 @@ def test_it_is_written_down_when_it_was_unloaded_and_admitted(tmp_path: Path) ->
     assert hands.look(tmp_path, "x").admitted_since
     hands.let_go(tmp_path, "x")
     assert not hands.look(tmp_path, "x").admitted_since
+
+
+def test_an_answer_is_that_of_the_processes_that_were_there(tmp_path: Path) -> None:
+    assert not hands.look(tmp_path, "x").has_answered([1e9])
+    hands.answered(tmp_path, "x")
+    hand = hands.look(tmp_path, "x")
+    assert (hand.unloaded_at, hand.admitted_at) == (None, None)
+    assert hand.has_answered([None, 60.0])
+    for ages_s in ([], [None], [-1.0]):
+        assert not hand.has_answered(ages_s), "they came later, or nobody knows"
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"\0" * 64, b"99999999999999999999", b"nan", b"inf"])

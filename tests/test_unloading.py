@@ -251,7 +251,7 @@ def test_it_is_in_somebodys_hands_until_it_is_gone_and_then_written_down(sent: S
 def test_what_could_not_be_unloaded_is_remembered_and_not_written_down_as_unloaded(sent: Sent) -> None:
     machine: Any = Machine(there(ONE))
     assert isinstance(unloading.unload(machine, "coder", list[str]().append), unloading.UnloadTimedOut)
-    assert hands.look(machine.where, "coder") == hands.Hand()
+    assert hands.look(machine.where, "coder").unloaded_at is None
     assert [(event.kind, event.numbers.get("pids")) for event in machine.remembered] == [("unload_failed", "4711")]
 
 

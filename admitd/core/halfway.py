@@ -2,7 +2,8 @@
 
 Half loaded means: its check says no, or it has a probe and has never answered it. For a while that is just loading.
 
-1. Beyond load_timeout_s it is told, and counts as hung.
+1. Beyond load_timeout_s it is told, and counts as hung; but not while it grows, works or is handled by somebody, nor
+   for STALL_S after that (for its load_timeout_s, where that is shorter): who computes answers late, and is not down.
    Of a service that was there before anyone watched, nobody can say that it never answered.
 2. Before that, where its memory has not grown and it has made no progress for STALL_S, and it holds less than HALF of
    its budget, the stall is told: a load that stays at 99 % looks like this.
@@ -18,34 +19,43 @@ from admitd.core import headroom
 from admitd.core.acts import Act, Tell, ago, mb
 from admitd.core.events import Event, Number, Severity
 from admitd.core.ledger import Account
+from admitd.core.probing import made_progress
 from admitd.core.terms import NOTHING, Amounts, ProcessId, State
 
 STALL_S: Final = 60.0
 HALF: Final = 0.5
 GROWN: Final = 0.01
 """Of the budget: less growth than this is the noise of a process that waits."""
+WINDOW_LEAST_S: Final = 1.0
+"""Looks that follow each other sooner are too close together to compare."""
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One service as a look saw it. `answered`: whether it ever answered its probe; None where it has none."""
+    """One service as a look saw it. `answered`: whether it ever answered its probe, or a load that waited for that;
+    None where it has none. `busy`: it is known to work, whatever its `progress` says."""
 
     account: Account
     answered: bool | None
     progress: int | None = None
     handled: bool = False
+    busy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """What is remembered of one service that is half loaded."""
+    """What is remembered of one service that is half loaded. `moved`: it was seen to grow, to work or to be
+    handled, and last so at `moved_at_s`. `progress` is what it was at `looked_at_s`."""
 
     ids: frozenset[ProcessId]
     measured: Amounts
     progress: int | None
+    looked_at_s: float
     moved_at_s: float
     first_age_s: float
     why: str
+    moved: bool = False
+    late: bool = False
     told_stall: bool = False
     told_late: bool = False
 
@@ -55,8 +65,8 @@ class Memory:
     courses: Mapping[str, Course] = field(default_factory=dict)
 
     def late(self) -> frozenset[str]:
-        """Who has been half loaded for longer than its load_timeout_s."""
-        return frozenset(name for name, course in self.courses.items() if course.told_late)
+        """Who has been half loaded for longer than its load_timeout_s, and stands still."""
+        return frozenset(name for name, course in self.courses.items() if course.late)
 
     def told(self) -> Mapping[str, str]:
         """Who was told to be half loaded, late or stalled, and why it is."""
@@ -90,21 +100,22 @@ def why_half(seen: Standing) -> str:
 
 def _judge(course: Course | None, now: float, seen: Standing, why: str) -> tuple[Course, tuple[Act, ...]]:
     account = seen.account
+    timeout_s = account.service.load_timeout_s
     measured = account.measured or NOTHING
     ids = frozenset(process.id for process in account.processes)
     ages = [process.age_s for process in account.processes if process.age_s is not None]
     age_s = min(ages) if ages else 0.0
     if course is None or not ids & course.ids:
-        course = Course(ids, measured, seen.progress, now, age_s, why)
-    course = replace(course, ids=ids, why=why)
-    if _has_grown(course, measured, account.service.budget) or _has_worked(course, seen.progress):
-        course = replace(course, measured=measured, progress=seen.progress, moved_at_s=now, told_stall=False)
-    was_seen_loading = course.first_age_s < account.service.load_timeout_s or seen.answered is not False
+        course = Course(ids, measured, seen.progress, now, now, age_s, why)
+    course = _moved(replace(course, ids=ids, why=why), now, seen, measured)
+    stands = not course.moved or now - course.moved_at_s >= min(STALL_S, timeout_s)
+    course = replace(course, late=course.told_late and stands)
+    was_seen_loading = course.first_age_s < timeout_s or seen.answered is not False
     if seen.handled or course.told_late or not was_seen_loading:
         return course, ()
-    if age_s >= account.service.load_timeout_s:
+    if age_s >= timeout_s and stands:
         text = f"{account.service.name} is half loaded: its process is there for {ago(age_s)}, and {why}."
-        return replace(course, told_late=True), (_tell(account, text, age_s),)
+        return replace(course, told_late=True, late=True), (_tell(account, text, age_s),)
     if course.told_stall or now - course.moved_at_s < STALL_S or not _is_far_below(measured, account.service.budget):
         return course, ()
     text = (
@@ -119,9 +130,17 @@ def _has_grown(course: Course, measured: Amounts, budget: Amounts) -> bool:
     return any(amount > GROWN * budget.get(resource, 0) for resource, amount in grown.items())
 
 
-def _has_worked(course: Course, progress: int | None) -> bool:
-    """Half of what probing.py takes for progress, but over a whole look: a load that computes is not stalled."""
-    return progress is not None and course.progress is not None and progress - course.progress > 10
+def _moved(course: Course, now: float, seen: Standing, measured: Amounts) -> Course:
+    """The course, with what it did since the look before taken in."""
+    since_s = now - course.looked_at_s
+    worked = (
+        seen.busy
+        or seen.handled
+        or (since_s >= WINDOW_LEAST_S and made_progress(course.progress, seen.progress, since_s))
+    )
+    if worked or _has_grown(course, measured, seen.account.service.budget):
+        course = replace(course, measured=measured, moved_at_s=now, moved=True, told_stall=False)
+    return replace(course, progress=seen.progress, looked_at_s=now) if since_s >= WINDOW_LEAST_S else course
 
 
 def _is_far_below(measured: Amounts, budget: Amounts) -> bool:

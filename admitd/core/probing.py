@@ -2,8 +2,10 @@
 
 What a probe that was not answered means, in order; the first that applies decides:
 1. the service is another process than the one that was asked, or none: nothing;
-2. somebody is loading or unloading it, or it is younger than its startup_grace_s: nothing;
-3. it made progress meanwhile (processor time, tokens, bytes): busy, told once, and it counts as a sign of life;
+2. somebody is loading or unloading it, a debugger holds it, or it is younger than its startup_grace_s: nothing;
+3. it made progress meanwhile (processor time, what its own metrics count, on Linux an answer that it goes on sending):
+   busy, told once, and it counts as a sign of life. That its metrics say that a request is under way does not: one that
+   is stuck is under way for ever;
 4. it counts. After probe_failures of them in a row it is hung.
 
 What becomes of a hung service, in order:
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Final
 
 from admitd.core import acts
@@ -27,15 +30,17 @@ from admitd.core.terms import Process, ProcessId, Sentinel, Service
 
 HOUR_S: Final = 3600.0
 PROGRESS_LEAST: Final = 2
-PROGRESS_PER_S: Final = 2.0
-"""Ticks of 10 ms: a server that only waits wakes a few times a second, and takes 0.3 % of a core; work takes more."""
+PROGRESS_PER_S: Final = 1.0
+"""Ticks of 10 ms, so 1 % of a core, as in activity.py: a server that only waits wakes a few times a second, and takes
+0.3 %; one that waits for its GPU, and feeds it, takes one or two."""
 LATE_S: Final = 1.0
 """An answer that comes sooner, and is wrong, says what the server did since the last probe, not during this one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """A service with a probe, as one look saw it. `handled`: somebody is loading or unloading it.
+    """A service with a probe, as one look saw it. `handled`: somebody is loading or unloading it, or
+    has it in a debugger, which is told once.
 
     `held_back`: why it is not
     recovered, whatever happens. `half`: why it counts as half loaded for too long, which halfway.py decides. `woken`:
@@ -53,6 +58,11 @@ class Watched:
     @property
     def ids(self) -> frozenset[ProcessId]:
         return frozenset(process.id for process in self.processes)
+
+    @property
+    def traced(self) -> tuple[int, ...]:
+        """Which of its processes a debugger holds."""
+        return tuple(process.id.pid for process in self.processes if process.traced)
 
     @property
     def age_s(self) -> float | None:
@@ -90,6 +100,7 @@ class Course:
     cool_until_s: float = 0.0
     down: bool = False
     told: str = ""
+    told_traced: bool = False
     busy: bool = False
 
 
@@ -99,6 +110,15 @@ class Memory:
 
     courses: Mapping[str, Course] = field(default_factory=dict)
     recovering: str | None = None
+
+
+class Meant(StrEnum):
+    """What one probe came to. `excused`: no answer, and none was expected: it starts, is handled, or gone."""
+
+    ANSWERED = "answered"
+    FAILED = "failed"
+    BUSY = "busy"
+    EXCUSED = "excused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +138,9 @@ def step(
     recovering = memory.recovering
     for each in watched:
         course = _renewed(memory.courses.get(each.service.name, Course()), each)
+        if each.traced and not course.told_traced:
+            course = replace(course, told_traced=True)
+            asked.append(_traced(each))
         result = results.get(each.service.name)
         if result is not None:
             course, told = _heard(course, now, each, result, settings)
@@ -132,6 +155,16 @@ def step(
             asked.append(acts.Probe(each.service.name))
         courses[each.service.name] = course
     return Memory(courses, recovering), tuple(asked)
+
+
+def meant(heard: Heard, before: Memory, after: Memory) -> Meant:
+    """What the step from `before` to `after` made of a probe that ended."""
+    was, course = (memory.courses.get(heard.service, Course()) for memory in (before, after))
+    if heard.answered:
+        return Meant.ANSWERED
+    if course.failures > was.failures:
+        return Meant.FAILED
+    return Meant.BUSY if course.busy else Meant.EXCUSED
 
 
 def recovered(memory: Memory, now: float, service: str, *, back: bool, settings: Sentinel) -> Memory:
@@ -227,13 +260,14 @@ def _is_young(seen: Watched) -> bool:
 
 def _treat(course: Course, seen: Watched, facts: _Facts) -> tuple[Course, tuple[Act, ...]]:
     service, settings, now = seen.service, facts.settings, facts.now
-    hung = seen.loaded and (course.failures >= settings.probe_failures or bool(seen.half))
+    half = "" if course.busy else seen.half
+    hung = seen.loaded and (course.failures >= settings.probe_failures or bool(half))
     if seen.loaded and course.down and not hung:
         course = replace(course, down=False)  # someone brought it back
     if not (hung or course.down) or course.told or seen.handled:
         return course, ()
     silent = f"it has not answered {course.failures} probes in a row"
-    why = (seen.half or silent) if hung else "it is still not loaded"
+    why = (half or silent) if hung else "it is still not loaded"
     instead = _left_alone(seen)
     recent = _recent(course, now)
     if instead:
@@ -282,6 +316,12 @@ def _answers_again(course: Course, now: float, service: Service) -> tuple[Act, .
     numbers: dict[str, Number] = {"failures": course.failures, "silent_s": None if for_s is None else round(for_s, 1)}
     text = f"{service.name} answers its probe again{after}."
     return (Tell(Event("probe_answered", text, Severity.INFO, service.name, None, numbers)),)
+
+
+def _traced(seen: Watched) -> Tell:
+    name, pids = seen.service.name, ", ".join(map(str, seen.traced))
+    text = f"{name} (process {pids}) is held by a debugger: it is not probed, and left alone until it runs again."
+    return Tell(Event("stopped", text, Severity.INFO, name, None, {"pid": seen.traced[0]}))
 
 
 def _busy(service: Service, heard: Heard) -> Tell:

@@ -183,7 +183,7 @@ def _service(account: Account, condition: Condition | None) -> dict[str, Any]:
         matched_by = "loaded_check_cmd" if account.state.is_loaded else None
     return {
         "name": service.name,
-        "state": _state(account, condition).value,
+        "state": state(account, condition).value,
         "ram_budget_mb": _mb(service.budget),
         "charged_mb": _mb(account.charge),
         "measured_mb": None if account.measured is None else _mb(account.measured),
@@ -200,7 +200,7 @@ def _service(account: Account, condition: Condition | None) -> dict[str, Any]:
     }
 
 
-def _state(account: Account, condition: Condition | None) -> State:
+def state(account: Account, condition: Condition | None) -> State:
     """As the look has it, but for what only shows to who keeps watching: a process that never came to answer."""
     half = condition is not None and condition.half and account.state is State.LOADED
     return State.HALF_LOADED if half else account.state

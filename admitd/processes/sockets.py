@@ -62,6 +62,15 @@ class Sockets:
         except (OSError, ValueError, IndexError):
             return None
 
+    def ports(self, processes: Sequence[ProcessId]) -> frozenset[int]:
+        """The ports that `connections` last found them to listen on, of those in our own network namespace."""
+        known = self._ports.get(frozenset(processes), (0.0, frozenset()))[1]
+        try:
+            here = os.readlink(f"{self._proc}/self/ns/net") if known else ""
+        except OSError:
+            return frozenset()
+        return frozenset(int(port, 16) for space, port in known if space == here)
+
     def _listening(self, pid: int) -> set[tuple[str, bytes]]:
         """The (network namespace, port) pairs that one process listens on."""
         folder = f"{self._proc}/{pid}"

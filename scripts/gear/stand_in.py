@@ -9,6 +9,7 @@
     close     hangs up                 drip      a byte of the answer every tenth of a second
     redirect  302 to --elsewhere       huge      200, and a body of 1 GB
     grow      200, and takes 64 MB more each time
+    stream    goes on sending to the first who asks, as one that waits for its GPU; the others get nothing
 `--deaf` ignores SIGTERM. `--delay` waits before it listens. `--crash` ends at once with exit 3.
 """
 
@@ -30,6 +31,7 @@ class StandIn:
         self.elsewhere = elsewhere
         self.hits = 0
         self.held: list[bytearray] = []
+        self.first = threading.Lock()
 
     def serve(self, port: int) -> None:
         with socket.create_server(("127.0.0.1", port), backlog=64) as listener:
@@ -76,6 +78,14 @@ class StandIn:
         while self.mode == "works" and time.monotonic() < end:
             sum(range(10_000))
         say(connection, b"200 OK", TOKEN)
+
+    def be_stream(self, connection: socket.socket) -> None:
+        if not self.first.acquire(blocking=False):
+            self.be_hang(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+        while self.mode == "stream":
+            connection.sendall(TOKEN)
+            time.sleep(0.2)
 
     def be_close(self, connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RDWR)

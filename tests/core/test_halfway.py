@@ -51,6 +51,16 @@ ROWS = [
     ("it stalls with most of its memory there", [at(10, 600), at(70, 600)], []),
     ("it grows", [at(10, 100), at(70, 150), at(130, 200)], []),
     ("it computes", [at(10, progress=0), at(70, progress=500)], []),
+    ("it idles as a Python server does, 0.2 % of a core",
+     [at(age, progress=age // 5) for age in range(10, 80, 10)], ["6 stalls"]),
+    ("it is known to work, whatever it counts", [at(10, busy=True), at(70, busy=True)], []),
+    ("it still works when its time is up", [at(250, progress=0), at(301, progress=500), at(311, progress=900)], []),
+    ("it works, then stands still beyond its time",
+     [at(290, progress=0), at(300, progress=500), at(359, progress=501), at(360, progress=501)], ["3 too long"]),
+    ("it still grows when its time is up", [at(250, 700), at(301, 750), at(311, 800)], []),
+    ("a debugger held it until now", [at(10, handled=True), at(301, handled=True), at(311)], []),
+    ("it was let go, and stands still",
+     [at(10, handled=True), at(301, handled=True), at(362)], ["2 too long"]),
     ("it grows, then stalls", [at(10, 100), at(70, 150), at(130, 152), at(140, 152)], ["2 stalls"]),
     ("it is another process now", [at(10), ANOTHER], []),
 ]  # fmt: skip
@@ -67,6 +77,16 @@ def test_what_is_told(looks: list[Standing], told: list[str]) -> None:
             assert isinstance(act, Tell)
             found.append(f"{turn} {'stalls' if 'stalls' in act.event.text else 'too long'}")
     assert found == told
+
+
+def test_what_works_again_counts_as_hung_no_more_until_it_stands_still() -> None:
+    memory = Memory()
+    late = []
+    for age_s, progress in ((290, 0), (301, 0), (311, 500), (321, 500), (371, 500)):
+        memory, _ = halfway.step(memory, float(age_s), [at(age_s, progress=progress)])
+        late.append("x" in memory.late())
+        assert ("x" in memory.told()) is (age_s > 300)
+    assert late == [False, True, False, False, True]
 
 
 def test_only_what_took_too_long_counts_as_hung() -> None:

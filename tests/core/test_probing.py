@@ -102,8 +102,8 @@ SILENCE = [
     ("an answer", there(), YES, []),
     ("a wrong answer", there(), replace(REFUSED, detail="500"), ["probe_failed"]),
     ("it works meanwhile", there(), WORKS, ["busy"]),
-    ("it only idles meanwhile: 2 % of a core", there(), replace(NO, progress_after=160), ["probe_failed"]),
-    ("it works a little: 3 % of a core", there(), replace(NO, progress_after=190), ["busy"]),
+    ("it only idles meanwhile: 1 % of a core", there(), replace(NO, progress_after=130), ["probe_failed"]),
+    ("it waits for its GPU: 1.8 % of a core", there(), replace(NO, progress_after=154), ["busy"]),
     ("whether it works is not known", there(), replace(NO, progress_before=None), ["probe_failed"]),
     ("its counter began anew", there(), replace(NO, progress_after=0), ["probe_failed"]),
     ("it has just started", there(age_s=119), NO, []),
@@ -120,8 +120,12 @@ SILENCE = [
     ("seen", "heard", "told"), [pytest.param(seen, heard, told, id=why) for why, seen, heard, told in SILENCE]
 )
 def test_what_silence_means(seen: Watched, heard: Heard, told: list[str]) -> None:
-    story = Story().look(0, there()).look(30, seen, heard)
+    story = Story().look(0, there())
+    before = story.memory
+    story.look(30, seen, heard)
     assert [each.event.kind for each in story.events] == told
+    word = {"probe_failed": "failed", "busy": "busy"}.get("".join(told), "answered" if heard.answered else "excused")
+    assert probing.meant(heard, before, story.memory) == word
 
 
 def test_a_quick_refusal_is_judged_by_what_it_did_since_the_last_probe() -> None:
@@ -269,6 +273,22 @@ def test_half_loaded_for_too_long_counts_as_hung_even_without_a_probe() -> None:
     seen = there(service=replace(X, probe=None), half="its check says that it is not loaded")
     story = Story().look(0, seen)
     assert story.asked == ["0 recover 1"]
+
+
+def test_half_loaded_and_busy_it_is_left_alone() -> None:
+    seen = there(half="it is half loaded for longer than its load_timeout_s")
+    story = Story().look(0, there()).look(30, seen, WORKS).look(60, seen).look(90, seen, WORKS)
+    assert without_probes(story) == ["30 busy"]
+    story.look(120, seen).look(150, seen, NO)
+    assert without_probes(story) == ["30 busy", "150 recover 1"]
+
+
+def test_one_that_a_debugger_holds_is_not_asked_and_that_is_told_once() -> None:
+    running = there()
+    held = replace(there(handled=True), processes=(replace(running.processes[0], traced=True),))
+    story = Story().look(0, held).look(60, held).look(120, running).look(150, held, NO).look(600, held)
+    assert story.asked == ["0 stopped", "120 probe"]
+    assert "x (process 5) is held by a debugger" in story.events[0].event.text
 
 
 def test_a_clock_that_jumps_forward_brings_one_probe_forward_and_no_more() -> None:

@@ -143,7 +143,8 @@ class Guard:
         return [process.id.pid for process in found.processes]
 
     def unloaded_by_hand(self, service: str) -> None:
-        hands.let_go(self.gate.records.where, service)
+        with hands.on(self.gate.records.where, service):
+            hands.let_go(self.gate.records.where, service)
 
 
 def stand_in(port: int, *options: str, **fields: Any) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from tests.live.sentinels import (
     Guard,
     SaidWatch,
     become,
+    hits,
+    listens,
     sleeper,
     stand_in,
     start_stand_in,
@@ -99,19 +101,48 @@ time.sleep(600)
 """
 
 
-def test_a_traced_one_is_left_alone(servers: Servers, guard: MakeGuard, tmp_path: Path) -> None:
-    """A debugger holds it: a SIGCONT is not ours to send."""
-    process = sleeper(servers, tmp_path, "qemu-one")
-    tracer = servers.start(sys.executable, "-c", TRACER, str(process.pid))
+def traced(servers: Servers, pid: int) -> Any:
+    """A debugger that holds that process until it is killed."""
+    tracer = servers.start(sys.executable, "-c", TRACER, str(pid))
     wait_until(lambda: "attached" in servers.log(tracer) or tracer.poll() is not None)
     if tracer.poll() is not None:
         pytest.skip(f"no process may be traced here: {servers.log(tracer)}")
+    return tracer
+
+
+def test_a_traced_one_is_left_alone(servers: Servers, guard: MakeGuard, tmp_path: Path) -> None:
+    """A debugger holds it: a SIGCONT is not ours to send."""
+    process = sleeper(servers, tmp_path, "qemu-one")
+    tracer = traced(servers, process.pid)
     with guard({}, safelist=["qemu-one"]) as at_work:
         at_work.rounds(5)
         assert state(process.pid) == psutil.STATUS_TRACING_STOP
     assert at_work.kinds() == []
     tracer.kill()
     tracer.wait()
+
+
+def test_a_traced_service_is_not_probed_nor_recovered_and_told_once(
+    servers: Servers, free_port: FreePort, guard: MakeGuard
+) -> None:
+    """Who debugs his server would lose the session with it."""
+    port = free_port()
+    process = start_stand_in(servers, port)
+    tracer = traced(servers, process.pid)
+    with guard({"chat": stand_in(port, load_timeout_s=3)}) as at_work:
+        at_work.rounds(8)
+        assert at_work.kinds() == ["stopped"]
+        assert state(process.pid) == psutil.STATUS_TRACING_STOP
+        tracer.kill()
+        tracer.wait()
+
+        def is_probed() -> bool:
+            process.send_signal(signal.SIGCONT)  # a debugger that is killed may leave it stopped, as nobody's
+            return listens(port) and hits(port) > 0
+
+        wait_until(is_probed, 30, lambda: f"it runs again, and is probed: {at_work.events}")
+        assert process.poll() is None
+    assert "held by a debugger" in at_work.events[0].text
 
 
 @pytest.mark.slow

@@ -47,8 +47,11 @@ class Daemon:
         return process
 
     def ask(self, path: str) -> Any:
+        return json.loads(self.text(path))
+
+    def text(self, path: str) -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=10) as answer:
-            return json.load(answer)
+            return str(answer.read().decode())
 
     def kinds(self) -> list[str]:
         return [each["kind"] for each in self.ask("/events")["events"]]

@@ -55,3 +55,6 @@ def test_what_never_answers_its_probe_is_shown_as_half_loaded(
     wait_until(lambda: chat()["state"] == "half_loaded", 60, lambda: str(chat()))
     assert chat()["condition"]["half_loaded"] == "it has never answered its probe"
     assert "half_loaded" in daemon.kinds()
+    metrics = daemon.text("/metrics")
+    assert 'admit_service_state{service="chat",state="half_loaded"} 1.0' in metrics
+    assert 'admit_service_state{service="chat",state="loaded"} 0.0' in metrics

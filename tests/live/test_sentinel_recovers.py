@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
+from admitd import hands, unloading
 from admitd.gate import Answer, Ask
 from tests.gates import held
 from tests.live.sentinels import (
@@ -95,51 +96,6 @@ def test_a_stopped_mlx_server_off_the_safelist_is_recovered_and_answers(
     assert at_work.kinds("chat").count("probe_failed") == 3
 
 
-def test_a_server_in_a_long_generation_is_not_touched(
-    servers: Servers, mlx_model: Any, free_port: FreePort, guard: MakeGuard
-) -> None:
-    """It answers no probe in time while it computes; busy is not down."""
-    port = free_port()
-    model = mlx_model("--mb", "300")
-    server = servers.start("mlx_lm.server", "--model", model, "--port", str(port))
-    servers.answer(port)
-    chat = {
-        "ram_budget_mb": 800,
-        "process_pattern": rf"mlx_lm\.server .*--port {port}",
-        "load_cmd": "false",
-        "probe": {"url": f"http://127.0.0.1:{port}/v1/chat/completions", "timeout_s": 0.02, "startup_grace_s": 0.1},
-    }
-    body = '{"messages": [{"role": "user", "content": "%s"}], "max_tokens": 2000}' % ("many words " * 2000)
-    generation = servers.start(
-        sys.executable, "-c",
-        "import sys, urllib.request as u\n"
-        "r = u.Request(sys.argv[1], sys.argv[2].encode(), {'Content-Type': 'application/json'})\n"
-        "u.urlopen(r, timeout=600).read(1); print('done')",
-        chat["probe"]["url"], body,
-    )  # fmt: skip
-    with guard({"chat": chat}, probe_interval_s=0.5) as at_work:
-        at_work.wait_for("busy", within_s=60)
-        for _ in range(10):
-            if generation.poll() is None:
-                at_work.rounds(1)
-        assert "recovering" not in at_work.kinds()
-        assert server.poll() is None
-
-
-def test_one_that_works_and_does_not_answer_is_told_once_and_left_alone(
-    servers: Servers, free_port: FreePort, guard: MakeGuard
-) -> None:
-    port = free_port()
-    process = start_stand_in(servers, port)
-    with guard({"chat": stand_in(port)}) as at_work:
-        become(port, "works")
-        at_work.wait_for("busy")
-        at_work.rounds(6)
-        become(port, "ok")
-    assert at_work.kinds() == ["busy"]
-    assert process.poll() is None
-
-
 def test_one_that_never_comes_back_ends_in_gave_up_with_the_count(
     servers: Servers, free_port: FreePort, guard: MakeGuard
 ) -> None:
@@ -216,23 +172,51 @@ def test_what_somebody_is_loading_is_left_alone(servers: Servers, free_port: Fre
         at_work.wait_for("recovered")  # to its end, so that nothing is started behind this test
 
 
-def test_what_is_unloaded_on_purpose_during_its_recovery_stays_unloaded(
+def test_what_is_unloaded_on_purpose_while_the_sentinel_unloads_it_stays_unloaded(
     servers: Servers, free_port: FreePort, guard: MakeGuard
 ) -> None:
+    """Both have their hands on it then, and whoever comes second must leave a trace."""
+    port = free_port()
+    process = start_stand_in(servers, port, "--mode", "hang", "--deaf")
+    with guard({"chat": stand_in(port)}) as at_work:
+        at_work.wait_for("recovering")
+        wait_until(lambda: hands.look(at_work.gate.records.where, "chat").on)
+        outcome = unloading.unload(at_work.gate, "chat", lambda _: None, kill=True)
+        assert isinstance(outcome, unloading.Unloaded), outcome
+        process.wait(10)
+        at_work.wait_for("gave_up")
+        at_work.rounds(6)
+        assert at_work.pids("chat") == []
+    assert "admitted" not in at_work.kinds()
+
+
+def end_loading_shell() -> bool:
+    """End the shell that waits before it starts the server; whether it was there."""
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "sleep 3; exec" in " ".join(child.cmdline()):
+                child.kill()
+                return True
+    return False
+
+
+@pytest.mark.parametrize("starts", [pytest.param(False, id="and its load is ended"), True])
+def test_what_is_unloaded_on_purpose_during_its_recovery_stays_unloaded(
+    servers: Servers, free_port: FreePort, guard: MakeGuard, starts: bool
+) -> None:
+    """It is not to be seen yet, so that whoever unloads it is told that it is gone."""
     port = free_port()
     start_stand_in(servers, port, "--mode", "hang")
     slow = stand_in(port, load_cmd=f"sleep 3; exec {stand_in(port)['load_cmd']}")
     with guard({"chat": slow}) as at_work:
         at_work.wait_for("admitted")
         at_work.unloaded_by_hand("chat")
-        for child in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                if "sleep 3" in " ".join(child.cmdline()):
-                    child.kill()
+        wait_until(lambda: starts or end_loading_shell())
         at_work.wait_for("gave_up")
         at_work.rounds(6)
         assert at_work.pids("chat") == []
     assert at_work.kinds().count("recovering") == 1
+    assert at_work.kinds().count("loaded") == starts
 
 
 def test_what_is_unloaded_on_purpose_after_a_failed_recovery_stays_unloaded(
@@ -317,7 +301,20 @@ def test_an_unload_cmd_that_does_not_help_ends_in_the_ladder(
     process = start_stand_in(servers, port, "--mode", "hang")
     with guard({"chat": stand_in(port, unload_cmd=unload_cmd)}) as at_work:
         at_work.wait_for("recovered", within_s=60)
-    assert process.wait(5) in (-signal.SIGTERM, -signal.SIGKILL)
+    assert process.wait(5) == -signal.SIGTERM, "SIGKILL is for who is deaf to that"
+
+
+def test_what_its_unload_cmd_does_not_end_and_is_deaf_to_sigterm_is_killed(
+    servers: Servers, free_port: FreePort, guard: MakeGuard
+) -> None:
+    port = free_port()
+    process = start_stand_in(servers, port, "--mode", "hang", "--deaf")
+    with guard({"chat": stand_in(port, unload_cmd="exit 1")}) as at_work:
+        at_work.wait_for("recovered", within_s=60)
+    assert process.wait(5) == -signal.SIGKILL
+    said = [each.text for each in at_work.events if each.kind == "unload_failed"]
+    assert len(said) == 1
+    assert "its unload_cmd ended with exit 1" in said[0]
 
 
 def test_one_that_is_deaf_to_sigterm_is_killed(servers: Servers, free_port: FreePort, guard: MakeGuard) -> None:
