@@ -8,16 +8,16 @@ from types import MappingProxyType
 from typing import Final
 
 from admitd.core.terms import RAM, Amounts, Capacity, ProcessId, Reservation
+from admitd.families import Families
 from admitd.memory import Memory
-from admitd.processes.table import Look
 
 _NOTHING: Final[Mapping[str, Amounts]] = MappingProxyType({})
 
 
-def held(memory: Memory, capacity: Capacity, look: Look) -> Mapping[str, Amounts]:
-    """What each service holds now; one that can't be read is left out."""
+def held(memory: Memory, capacity: Capacity, families: Families) -> Mapping[str, Amounts]:
+    """What each service holds now, its children with it; one that can't be read is left out."""
     out: dict[str, Amounts] = {}
-    for name, ids in _processes(look).items():
+    for name, ids in families.items():
         found = memory.footprint(ids, capacity.services[name].budget.get(RAM, 0))
         if found is not None:
             out[name] = {RAM: found}
@@ -33,25 +33,16 @@ def holdings(memory: Memory, capacity: Capacity, reservations: Iterable[Reservat
     return {holder: {RAM: held} for holder, held in found.items() if held is not None}
 
 
-def peaks(memory: Memory, look: Look) -> Mapping[str, Amounts]:
+def peaks(memory: Memory, families: Families) -> Mapping[str, Amounts]:
     """The most that the processes of each service ever held, summed: no less than what they held together."""
     out: dict[str, Amounts] = {}
-    for name, ids in _processes(look).items():
+    for name, ids in families.items():
         known = [peak for each in ids if (peak := memory.peak(each)) is not None]
         if len(known) == len(ids):
             out[name] = {RAM: sum(known)}
     return out
 
 
-def unasked(memory: Memory, look: Look) -> Mapping[str, Amounts]:
+def unasked(memory: Memory, families: Families) -> Mapping[str, Amounts]:
     """No peaks: they say something of a budget and nothing of a request, so only who looks pays for them."""
     return _NOTHING
-
-
-def _processes(look: Look) -> Mapping[str, list[ProcessId]]:
-    """What really is each service; mentions left out."""
-    processes: dict[str, list[ProcessId]] = {}
-    for sighting in look.sightings:
-        if not sighting.mention:
-            processes.setdefault(sighting.service, []).append(sighting.process.id)
-    return processes

@@ -32,6 +32,7 @@ from admitd.core.terms import (
     Waiter,
 )
 from admitd.core.verdict import Admitted, Reason, Refused, Verdict
+from admitd.families import Families, Kin
 from admitd.journal import Record, forget
 from admitd.memory import Memory
 from admitd.processes.matching import Matcher
@@ -112,6 +113,7 @@ class Gate:
         self._source = source
         self.table = table
         self._memory = memory
+        self._kin = Kin()
         self.records = records
         self._run_checks = run_checks
         self.record = record
@@ -306,7 +308,7 @@ class Gate:
         checked: Mapping[str, Check],
         standing: Standing,
         see: See | None = None,
-        peaks: Callable[[Memory, Look], Mapping[str, Amounts]] = footprints.unasked,
+        peaks: Callable[[Memory, Families], Mapping[str, Amounts]] = footprints.unasked,
     ) -> Scene:
         capacity, warnings = source
         began = time.perf_counter()
@@ -316,6 +318,7 @@ class Gate:
         safelisted = tuple(seen for seen in look.sightings if seen.service not in capacity.services)
         if safelisted:
             look = replace(look, sightings=tuple(s for s in look.sightings if s.service in capacity.services))
+        families = self._kin.of(look)
         reading = self._memory.reading()
         if capacity.live_veto and reading.problem is not None:
             warnings = (*warnings, f"live_veto has nothing to go by: {reading.problem}")
@@ -324,8 +327,8 @@ class Gate:
             checked,
             standing.reservations,
             standing.waiters,
-            footprints.held(self._memory, capacity, look),
-            peaks(self._memory, look),
+            footprints.held(self._memory, capacity, families),
+            peaks(self._memory, families),
             look.unread,
             (*warnings, *standing.warnings, *look.warnings),
             footprints.holdings(self._memory, capacity, standing.reservations),

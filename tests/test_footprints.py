@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,9 @@ import pytest
 from admitd import footprints
 from admitd.core.terms import RAM, Process, ProcessId, Service, Sighting
 from admitd.core.units import MIB
+from admitd.families import alone
 from admitd.memory.linux import LinuxMemory
+from admitd.processes import proc
 from admitd.processes.table import Look
 from tests.gates import FakeTable, Quiet, gate, me, one_service
 
@@ -38,15 +42,15 @@ def seen(*pids: int, mention: bool = False) -> tuple[Sighting, ...]:
     ],
 )
 def test_the_most_that_a_service_ever_held(sightings: tuple[Sighting, ...], peak_mb: dict[str, int]) -> None:
-    found = footprints.peaks(Peaks(), Look(3, sightings))
+    found = footprints.peaks(Peaks(), alone(Look(3, sightings)))
     assert found == {name: {RAM: amount * MIB} for name, amount in peak_mb.items()}
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads /proc")
 def test_the_kernel_knows_the_peak_of_a_real_process() -> None:
-    found = footprints.peaks(LinuxMemory(), Look(1, (Sighting("x", Process(me(), os.getuid())),)))
+    found = footprints.peaks(LinuxMemory(), {"x": (me(),)})
     assert found["x"][RAM] > 10 * MIB
-    assert footprints.peaks(LinuxMemory(), Look(1, (Sighting("x", Process(GONE, 0)),))) == {}
+    assert footprints.peaks(LinuxMemory(), {"x": (GONE,)}) == {}
 
 
 def test_whoever_looks_is_told_of_a_budget_that_lies_and_whoever_asks_pays_nothing(tmp_path: Path) -> None:
@@ -76,3 +80,26 @@ def test_what_is_promised_to_an_app_counts_less_what_it_holds(tmp_path: Path) ->
     asked._memory = Quiet()
     (app,) = asked.look().ledger.extras
     assert app.promised == app.charge == {RAM: 10_000 * MIB}
+
+
+WORKER = "import sys; held = bytearray(80 << 20); print('up', flush=True); sys.stdin.read()"
+ENGINE = f"import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c', {WORKER!r}]).returncode)"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads /proc")
+def test_what_workers_hold_is_their_services(tmp_path: Path) -> None:
+    """As vLLM's: the process that the pattern matches holds little, and its child the model."""
+    service, declared = one_service(budget={RAM: 40 * MIB}, process_pattern="x")
+    with subprocess.Popen([sys.executable, "-c", ENGINE], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as engine:
+        assert engine.stdout is not None
+        assert engine.stdout.readline() == b"up\n"
+        parent = proc.identify(engine.pid)
+        assert parent is not None
+        asked = gate(tmp_path, declared, FakeTable([Sighting(service.name, Process(parent, os.getuid()))]))
+        asked._memory = LinuxMemory()
+        scene = asked.look()
+        engine.communicate()
+    account = scene.ledger.account(service)
+    assert account.measured is not None and account.measured[RAM] > 80 * MIB
+    assert account.charge == account.measured
+    assert f"{service.name} holds more than its budget" in "".join(scene.warnings)

@@ -190,12 +190,14 @@ class TestFootprintOfRealProcesses:
                     "os.setgroups([]); os.setgid(65534); os.setuid(65534)",
                     f"both = [ProcessId({one.pid}, {one.started}), ProcessId({other.pid}, {other.started})]",
                     "memory = LinuxMemory(shared=SharedPages(patience_s=30))",
-                    "print(memory.footprint(both, 1), memory.footprint(both[:1], 1), memory.footprint(both, 1 << 50))",
+                    "asked = ((both, 50 << 20), (both, 1), (both[:1], 1), (both, 1 << 50))",
+                    "print(*(memory.footprint(*each) for each in asked))",
                 )
             )
             told = subprocess.run([sys.executable, "-c", asking], capture_output=True, text=True, check=True)
-        together, alone, small = told.stdout.split()
+        together, least, alone, small = told.stdout.split()
         assert together == "None"
+        assert 32 * MIB <= int(least) < 64 * MIB, "what one holds alone is beyond it already"
         assert int(alone) >= 32 * MIB
         assert int(small) >= 64 * MIB
 
@@ -421,6 +423,12 @@ class TestReading:
         assert reading.available == {"ram": 32768000 * 1024}
         assert (reading.level, reading.problem) == (Level.NORMAL, None)
         assert "50%" in reading.why
+        assert "swap" not in reading.why
+
+    def test_what_is_in_swap_is_named(self, machine: Path) -> None:
+        with (machine / "meminfo").open("a") as meminfo:
+            meminfo.write("SwapTotal:       8388608 kB\nSwapFree:        6291456 kB\n")
+        assert self.memory(machine).reading().why.endswith("tasks stalled 0.0 % of the last 10 s, 2.0 GiB in swap")
 
     @pytest.mark.parametrize(
         ("available_kib", "stall", "level"),

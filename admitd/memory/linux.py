@@ -65,15 +65,16 @@ class LinuxMemory:
         if limit is not None and limit[0] < total:
             total, available = limit[0], min(available, limit[1])
         level, why = linux_level(available, total, self._stall())
-        return Reading({RAM: available}, level, why)
+        return Reading({RAM: available}, level, why + _swapped(text))
 
     def footprint(self, processes: Sequence[ProcessId], enough: int) -> int | None:
         """Anonymous and swapped pages of each, and the largest share of files, of shared memory and of huge pages.
 
         Processes of one service mostly map the same files and the same shared memory, so those count once. Where
         that is a guess that could matter, that is with more than one process and more than `enough` counted singly,
-        PSS decides, which splits each page among those who map it; not to be had in time, the answer is None. Only
-        then are start times compared, too: the look that saw the processes is milliseconds old.
+        PSS decides, which splits each page among those who map it. Where that is not to be had, in time or of another
+        user, the answer is what one of them holds alone if that is more than `enough`, else None. Only beyond `enough`
+        are start times compared, too: the look that saw the processes is milliseconds old.
         """
         try:
             held = self._held(processes)
@@ -88,7 +89,10 @@ class LinuxMemory:
             folders = {each: what.folder for each, what in held.items()}
             small_pages = most - sum(what.huge for what in held.values())  # PSS leaves huge pages out
             proportional = self._shared.held_by(folders, small_pages)
-            return None if proportional is None else proportional + max(what.huge for what in held.values())
+            if proportional is None:
+                largest = max(map(_singly, held.values()))
+                return largest if largest > enough else None
+            return proportional + max(what.huge for what in held.values())
         return (
             sum(what.anonymous for what in held.values())
             + max(what.file for what in held.values())
@@ -195,6 +199,16 @@ class StallAlarm:
         with self._lock:
             if self._open:
                 os.eventfd_write(self._end, 1)
+
+
+def _swapped(meminfo: bytes) -> str:
+    """What is in swap, where anything is: no measure of how short memory is now, but of how short it was."""
+    total, free = _amount(meminfo, b"SwapTotal:"), _amount(meminfo, b"SwapFree:")
+    return (
+        f", {(total - free) / (1 << 30):.1f} GiB in swap"
+        if total is not None and free is not None and total > free
+        else ""
+    )
 
 
 def _singly(held: _Held) -> int:
