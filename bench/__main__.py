@@ -30,6 +30,7 @@ PARTS: Final = (
     "serving",
     "governing",
     "swapping",
+    "estimating",
 )
 PAGE: Final = ROOT / "docs" / "performance.md"
 

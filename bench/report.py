@@ -304,6 +304,29 @@ def _swapping(found: Results, results: Results) -> Iterator[str]:
     )
 
 
+def _estimating(found: Results, results: Results) -> Iterator[str]:
+    yield (
+        "What `admit estimate` says of a model, from its files alone, beside the most that a real server ever held "
+        "(VmHWM) after a prompt of that length, in MB. Models of these sizes are mostly program; the budget is the "
+        "estimate with its margin."
+    )
+    yield ""
+    rows = [
+        (
+            each["name"],
+            f"{each['tokens']:,} x {each['parallel']}",
+            f"{each['took_mb']:,}",
+            f"{each['estimated_mb']:,}",
+            f"{each['deviation']:+.0%}",
+            f"{each['budget_mb']:,}",
+        )
+        for each in found["servers"]
+    ]
+    yield from _table(("", "tokens", "took", "estimated", "deviation", "budget"), rows)
+    for name, why in found["skipped"].items():
+        yield f"\n{name} took no part: {why}."
+
+
 SECTIONS = (
     ("Looking and deciding", "deciding", _deciding),
     ("Answering", "serving", _serving),
@@ -316,6 +339,7 @@ SECTIONS = (
     ("A process that changes", "changing", _changing),
     ("Governing an app's own memory", "governing", _governing),
     ("Loading and swapping models in an app", "swapping", _swapping),
+    ("Estimates beside what servers took", "estimating", _estimating),
 )
 
 

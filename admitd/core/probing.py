@@ -39,12 +39,11 @@ LATE_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """A service with a probe, as one look saw it. `handled`: somebody is loading or unloading it, or
-    has it in a debugger, which is told once.
+    """A service with a probe, as one look saw it. `handled`: somebody is loading or unloading it, or has it in a
+    debugger, which is told once.
 
-    `held_back`: why it is not
-    recovered, whatever happens. `half`: why it counts as half loaded for too long, which halfway.py decides. `woken`:
-    it is stopped, and on the safelist, which is another rule's.
+    `held_back`: why it is not recovered, whatever happens. `half`: why it counts as half loaded for too long, which
+    halfway.py decides. `woken`: it is stopped, and on the safelist, which is another rule's.
     """
 
     service: Service
