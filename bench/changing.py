@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Final
 
 from admitd.core.terms import RAM, Service
 from admitd.processes.linux import LinuxTable
 from admitd.processes.matching import Matcher
-from bench.measuring import Plan, Resident, Results, Skipped, resident
+from bench.measuring import Plan, Resident, Results, Skipped, resident, wait_until
 from bench.native import build
 
 _SERVICE: Final = "mlx_lm.server --model models/bench-changing"
@@ -75,16 +76,27 @@ def _reused_pid(watch: _Watch, stack: ExitStack) -> bool:
     sitter, changer = str(build("sitter")), str(build("changer"))
     one = Resident(_SERVICE.split(), executable=sitter)
     pid = one.pid
+    _has_become(pid, _SERVICE)
     seen = watch.sees(pid)
     one.process.kill()
     one.end()
     heir = stack.enter_context(resident([changer, "--as", str(pid), sitter, *_OTHER.split()]))
     if heir.hear()[0] == "denied":
         raise Skipped("a pid can't be chosen here (clone3 with set_tid needs CAP_CHECKPOINT_RESTORE)")
+    _has_become(pid, _OTHER)
     right = seen and not watch.sees(pid)
     heir.end()
     again = stack.enter_context(resident([changer, "--as", str(pid), sitter, *_SERVICE.split()]))
-    return again.hear()[0] == "done" and right and watch.sees(pid)
+    if again.hear()[0] == "denied":
+        return False
+    _has_become(pid, _SERVICE)
+    return right and watch.sees(pid)
+
+
+def _has_become(pid: int, line: str) -> None:
+    """Wait for the end of its exec: in the middle of one the kernel shows no command line at all."""
+    path = Path(f"/proc/{pid}/cmdline")
+    wait_until("an exec", lambda: path.read_bytes().rstrip(b"\0").replace(b"\0", b" ") == line.encode())
 
 
 WAYS: Final[dict[str, Change]] = {
