@@ -80,13 +80,13 @@ def command(case: Case, model: Path, port: int) -> list[str]:
 
 def compare(case: Case, model: Path, pid: int, port: int) -> Compared:
     """Use the server that answers on `port`, and see what it took. Raises Skipped where the kernel does not tell."""
-    used = _use(port, case.words) + TOKENS
+    used = use(port, case.words) + TOKENS
     tokens = case.context // case.parallel if case.context else used
     attention = Attention.FUSED if sys.platform == "darwin" else Attention.WHOLE
-    return Compared(_peak(pid), sizing.estimate(modelfiles.read(model), tokens, case.parallel, attention))
+    return Compared(peak(pid), sizing.estimate(modelfiles.read(model), tokens, case.parallel, attention))
 
 
-def _use(port: int, words: int) -> int:
+def use(port: int, words: int) -> int:
     """One request whose prompt has so many words; how many tokens that was."""
     client = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_S)
     message = {"role": "user", "content": " hello" * words}
@@ -100,7 +100,8 @@ def _use(port: int, words: int) -> int:
     return int(said["usage"]["prompt_tokens"])
 
 
-def _peak(pid: int) -> int:
+def peak(pid: int) -> int:
+    """The most bytes that a process ever held in RAM. Raises Skipped where the kernel does not tell."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bench.estimating import peak, use
 from tests.live.servers import Servers
-from tests.live.test_estimate import peak, use
 
 ROOT = Path(__file__).parents[2]
 

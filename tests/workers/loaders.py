@@ -70,12 +70,13 @@ def main() -> None:
     declared = capacity.load(config, detect_physical=lambda: 0)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
+        service, how = line.split()
         pid = os.fork()
         if pid == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.close(0)
             try:
-                load(*line.split(), declared, state, logs)
+                load(service, how, declared, state, logs)
             finally:
                 os._exit(0)
         print(pid, flush=True)
