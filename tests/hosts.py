@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.gates import PATIENCE_S, until
+from admitd.core.terms import ProcessId
+from tests.gates import PATIENCE_S, REAL, until
 
 ADMIT = Path(sys.executable).parent / "admit"
 
@@ -31,13 +32,20 @@ def free_port() -> int:
 
 
 def command_lines() -> dict[int, bytes]:
-    """The command line of each process there is, words parted by a space."""
+    """The command line of each process there is, words parted by a space: of what is forked meanwhile, too."""
     lines: dict[int, bytes] = {}
-    for entry in os.listdir("/proc"):
-        if entry.isdecimal():
-            with contextlib.suppress(OSError):
-                lines[int(entry)] = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ")
+    while new := {int(entry) for entry in os.listdir("/proc") if entry.isdecimal()} - lines.keys():
+        lines.update({pid: _command_line(pid) for pid in new})
     return lines
+
+
+def _command_line(pid: int) -> bytes:
+    """Nothing for what is gone, a zombie or the kernel's; in the middle of an exec there is none for a moment."""
+    with contextlib.suppress(OSError):
+        while os.readlink(f"/proc/{pid}/exe"):
+            if line := Path(f"/proc/{pid}/cmdline").read_bytes():
+                return line.replace(b"\0", b" ")
+    return b""
 
 
 @dataclass
@@ -126,13 +134,16 @@ class Host:
         return found
 
     def clear(self) -> None:
-        """End every server, and whatever would start one."""
+        """End every server, and whatever would start one; what is ending has no command line, but is charged still."""
+        ended: set[ProcessId] = set()
 
         def are_gone() -> bool:
-            for pid in self.processes():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            return not self.processes()
+            for pid in (found := self.processes()):
+                if process := REAL.identify(pid):
+                    ended.add(process)
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            return not found and not any(REAL.identify(each.pid) == each for each in ended)
 
         until(are_gone)
 
