@@ -6,12 +6,13 @@ import ctypes
 import errno
 import struct
 import sys
+import threading
 from typing import Any
 
 import pytest
 
 from admitd.core.terms import Level, ProcessId
-from admitd.memory.darwin import DarwinMemory
+from admitd.memory.darwin import DarwinMemory, LevelAlarm
 
 GIB = 1 << 30
 PAGE = 16384
@@ -231,6 +232,41 @@ class TestReading:
         reading = DarwinMemory(libc).reading()
         assert reading.available is None
         assert reading.problem is not None and "kern.memorystatus_vm_pressure_level" in reading.problem
+
+
+class TestLevelAlarm:
+    @staticmethod
+    def levels(libc: Libc, *levels: int | None) -> LevelAlarm:
+        """An alarm that is told these levels one after the other, the last again and again; None: it fails."""
+        left = list(levels)
+
+        class Told(DarwinMemory):
+            def kernel_level(self) -> int:
+                level = left.pop(0) if len(left) > 1 else left[0]
+                if level is None:
+                    raise OSError(errno.ENOENT, "No such file or directory")
+                return level
+
+        return LevelAlarm(Told(libc), ask_every_s=0.0)
+
+    def test_it_fires_each_time_that_the_level_gets_worse(self, libc: Libc) -> None:
+        alarm = self.levels(libc, 1, 1, 2, 2, 1, 4, None)
+        assert [alarm.wait() for _ in range(3)] == [True, True, False]
+
+    def test_one_that_is_ended_waits_no_more(self, libc: Libc) -> None:
+        alarm = self.levels(libc, 2, 2)
+        told: list[bool] = []
+        waiting = threading.Thread(target=lambda: told.append(alarm.wait()))
+        waiting.start()
+        alarm.end()
+        waiting.join()
+        assert (told, alarm.wait()) == ([False], False)
+
+    def test_it_reads_the_kernels_own_level_and_needs_one(self, libc: Libc) -> None:
+        assert DarwinMemory(libc).kernel_level() == 1
+        del libc.sysctls[b"kern.memorystatus_vm_pressure_level"]
+        with pytest.raises(OSError, match=r"kern\.memorystatus_vm_pressure_level"):
+            LevelAlarm(DarwinMemory(libc))
 
 
 class TestPhysical:

@@ -34,10 +34,13 @@ class Memory(Protocol):
 
 
 class Alarm(Protocol):
-    """What tells of memory pressure at once, so that nobody has to look for it."""
+    """What tells of memory pressure between two rounds of the sentinel."""
+
+    how: str
+    """How it comes to know, in words."""
 
     def wait(self) -> bool:
-        """Wait until tasks begin to wait for memory; False once that will not be told any more."""
+        """Wait until memory is short; False once that will not be told any more."""
 
     def end(self) -> None:
         """Have `wait` return False, now or next time."""
@@ -46,7 +49,10 @@ class Alarm(Protocol):
 def alarm_for_this_system() -> Alarm:
     """Raises OSError, with the reason, where the system tells nobody and has to be asked."""
     if sys.platform == "darwin":
-        raise OSError("macOS is asked for its pressure level")
+        from admitd.memory.darwin import DarwinMemory, LevelAlarm
+        from admitd.processes.darwin import load
+
+        return LevelAlarm(DarwinMemory(load()))
     from admitd.memory.linux import StallAlarm
 
     return StallAlarm()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from struct import Struct
 from typing import Final, NamedTuple
@@ -37,6 +38,9 @@ _SWAP: Final = Struct("=16xQ8x")
 _RUSAGE_V4: Final = 4
 _RUSAGE_SIZE: Final = 1024
 _RUSAGE: Final = Struct("=64xQQ160xQ")
+
+
+ASK_EVERY_S: Final = 0.5
 
 
 class _Pages(NamedTuple):
@@ -78,6 +82,10 @@ class DarwinMemory:
             return found << 20 if name.endswith(b"_mb") else found
         return None
 
+    def kernel_level(self) -> int:
+        """The kernel's level of memory pressure: 1, 2 or 4. Raises OSError."""
+        return self._integer(b"kern.memorystatus_vm_pressure_level")
+
     def reading(self) -> Reading:
         """Available is what Ollama computes (discover/gpu_info_darwin.m): free + file-backed + purgeable.
 
@@ -88,7 +96,7 @@ class DarwinMemory:
         """
         try:
             pages = self._pages()
-            kernel_level = self._integer(b"kern.memorystatus_vm_pressure_level")
+            kernel_level = self.kernel_level()
             total = self.physical()
         except OSError as error:
             return Reading(problem=f"the system does not tell its memory: {error}")
@@ -213,6 +221,38 @@ class DarwinMemory:
         if length.value not in sizes:
             raise OSError(errno.EPROTO, f"sysctl {name.decode()} has {length.value} bytes, not {sizes}")
         return buffer.raw[: length.value]
+
+
+class LevelAlarm:
+    """It fires when the kernel's level of memory pressure gets worse, for which it asks twice a second: one call.
+
+    The system would tell it too, but one process at a time, and up to more than a minute late (Firefox,
+    nsAppShell.mm, InitMemoryPressureObserver; bsd/kern/kern_memorystatus_notify.c). What is available is not asked for:
+    XNU limits how often all programs together get that. Raises OSError where the level can't be read.
+    """
+
+    how = f"asked for every {ASK_EVERY_S:g} s"
+
+    def __init__(self, memory: DarwinMemory, ask_every_s: float = ASK_EVERY_S) -> None:
+        self._memory = memory
+        self._ask_every_s = ask_every_s
+        self._end = threading.Event()
+        self._level = memory.kernel_level()
+
+    def wait(self) -> bool:
+        """Wait until it gets worse; False once nobody wants to know, or it can't be read any more."""
+        while not self._end.wait(self._ask_every_s):
+            try:
+                before, self._level = self._level, self._memory.kernel_level()
+            except OSError:
+                return False
+            if self._level > before:
+                return True
+        return False
+
+    def end(self) -> None:
+        """Have `wait` return False, now or next time."""
+        self._end.set()
 
 
 def _together(found: Iterable[Rusage]) -> int:

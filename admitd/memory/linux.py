@@ -169,6 +169,8 @@ class StallAlarm:
     privilege.
     """
 
+    how = "told by the kernel at once"
+
     def __init__(self, path: str = "/proc/pressure/memory") -> None:
         self._lock = threading.Lock()
         self._open = True

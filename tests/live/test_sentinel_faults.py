@@ -74,6 +74,8 @@ def rounds(daemon: Daemon, more: int = 3) -> None:
 class Bell:
     """An alarm that a test rings."""
 
+    how = "told by the kernel at once"
+
     def __init__(self) -> None:
         self._rung = threading.Semaphore(0)
         self._over = False
@@ -109,7 +111,7 @@ def test_when_the_kernel_tells_nothing_any_more_that_is_said_and_rounds_go_on(gu
     made.sentinel._alarm = bell
     with made as at_work:
         bell.end()
-        wait_until(lambda: "nothing any more" in at_work.sentinel.health().pressure)
+        wait_until(lambda: "not told any more" in at_work.sentinel.health().pressure)
         at_work.rounds(3)
 
 
