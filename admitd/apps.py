@@ -57,9 +57,9 @@ class AppGate(Gate):
             said[app, name] = held
             if not budget:
                 del said[app, name]
-            if name in self.capacity().services:
-                return self._keep_declared(name, app, budget, held)
-            told, happened = self._keep(Service(name, {RAM: budget or 1}, load_timeout_s=LONGEST_S), app, budget, held)
+        if name in self.capacity().services:
+            return self._keep_declared(name, app, budget, held)
+        told, happened = self._keep(Service(name, {RAM: budget or 1}, load_timeout_s=LONGEST_S), app, budget, held)
         if happened is not None:  # without the machine-wide lock, which no disk may hold up
             self.record(happened)
         return told if isinstance(told, Refused) else Kept(name, app, budget, held)
@@ -67,10 +67,11 @@ class AppGate(Gate):
     def _keep(self, service: Service, app: ProcessId, budget: int, held: int) -> tuple[Refused | None, Event | None]:
         """Under the machine-wide lock: the refusal, if it is one, and what is to be remembered, if anything is new."""
         for _ in range(TRIES):
-            capacity, warnings = self._source()
-            before = self.records.standing(capacity)
+            with self._one_at_a_time:
+                capacity, warnings = self._source()
+                before = self.records.standing(capacity)
             checked = self._checks(capacity)
-            with self.records.lock() as lock:
+            with self._one_at_a_time, self.records.lock() as lock:
                 standing = self.records.standing(capacity)
                 if checked and overtaken(before, standing, capacity):
                     continue
@@ -124,8 +125,7 @@ class AppGate(Gate):
         if budget > declared:
             raise Declared(name, declared)
         if budget == 0:
-            standing = self.records.standing(self.capacity())
-            self._give_back([each for each in standing.reservations if _is_for(each, name, app)])
+            self._give_back([each for each in self.standing().reservations if _is_for(each, name, app)])
             return Kept(name, app, 0, held)
         (answer,), _ = self.decide([Ask(name, app)])
         verdict = answer.verdict if isinstance(answer, Answer) else None

@@ -156,6 +156,48 @@ def _ended(each: _Running, bound_s: float) -> Check | None:
     return Check(each.service, code == 0, detail)
 
 
+@dataclass(slots=True)
+class _Run:
+    commands: Mapping[str, Command]
+    ended: threading.Event = field(default_factory=threading.Event)
+    found: dict[str, Check] | None = None
+
+
+class Together:
+    """One run for all who ask at once, each answered from a run that began after he asked: who comes while one is under
+    way shares the next. No check runs twice at a time for them, and nobody waits for more than two runs."""
+
+    def __init__(self) -> None:
+        self._boarding: _Run | None = None
+        self._changing = threading.Lock()
+        self._one_at_a_time = threading.Lock()
+
+    def run(self, commands: Mapping[str, Command], bound_s: float = BOUND_S) -> dict[str, Check]:
+        """As `run_all`."""
+        while True:
+            mine = _Run(commands)
+            try:
+                with self._changing:
+                    shared = self._boarding
+                    if shared is None or shared.commands != commands or shared.ended.is_set():
+                        self._boarding = shared = mine
+                if shared is mine:
+                    return self._lead(mine, bound_s)
+            finally:  # interrupted: nobody may wait for it
+                mine.ended.set()
+            shared.ended.wait()
+            if shared.found is not None:
+                return shared.found
+
+    def _lead(self, mine: _Run, bound_s: float) -> dict[str, Check]:
+        with self._one_at_a_time:
+            with self._changing:
+                if self._boarding is mine:
+                    self._boarding = None
+            mine.found = run_all(mine.commands, bound_s)
+        return mine.found
+
+
 class Lately:
     """What the checks said, for who looks all the time: they are commands, and are run once a probe_interval_s."""
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from admitd import checks, footprints, hands, safelist
+from admitd.asks import Answer, Ask, Unknown, alike, as_written, position, promised, request, waiter_of
 from admitd.core import admission, chronicle, ledger
 from admitd.core.ledger import Ledger
 from admitd.core.terms import (
@@ -22,11 +23,8 @@ from admitd.core.terms import (
     Capacity,
     Check,
     Command,
-    ProcessId,
     Reading,
-    Request,
     Reservation,
-    Service,
     Sighting,
     View,
     Waiter,
@@ -40,20 +38,9 @@ from admitd.processes.table import CannotSee, Launchers, Look, ProcessTable
 from admitd.reservations import Busy, NotRecorded, Reservations, Standing
 from admitd.tally import Tally
 
+__all__ = ["Answer", "Ask", "Gate", "Scene", "Unknown", "overtaken"]
+
 TRIES: Final = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """One request for admission as it came in. `wait_s`: a refusal puts it in the queue for that long; `waiter`: the
-    id of the place that it has there already."""
-
-    service: str
-    holder: ProcessId | None = None
-    dry_run: bool = False
-    wait_s: float = 0.0
-    arrived_s: float = field(default_factory=time.monotonic)
-    waiter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,23 +61,6 @@ class Scene:
         return self.ledger.capacity
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The verdict on one Ask, and its place in the queue where it waits."""
-
-    verdict: Verdict
-    waiter: str | None = None
-
-
-class Unknown(Exception):
-    """A service that capacity.yaml does not declare. `near`: names that look alike."""
-
-    def __init__(self, service: str, near: tuple[str, ...]) -> None:
-        super().__init__(service)
-        self.service = service
-        self.near = near
-
-
 Sourced = tuple[Capacity, tuple[str, ...]]
 Source = Callable[[], Sourced]
 See = Callable[[Matcher, Launchers], Look]
@@ -107,7 +77,7 @@ class Gate:
         table: ProcessTable,
         memory: Memory,
         records: Reservations,
-        run_checks: RunChecks = checks.run_all,
+        run_checks: RunChecks | None = None,
         record: Record = forget,
     ) -> None:
         self._source = source
@@ -115,7 +85,7 @@ class Gate:
         self._memory = memory
         self._kin = Kin()
         self.records = records
-        self._run_checks = run_checks
+        self._run_checks = run_checks or checks.Together().run
         self.record = record
         self.tally = Tally()
         self._matcher: tuple[Capacity, Matcher] | None = None
@@ -139,7 +109,8 @@ class Gate:
         with self._one_at_a_time:
             source = self._source()
             standing = self.records.standing(source[0])
-            checked = self._checks(source[0]) if checked is None else checked
+        checked = self._checks(source[0]) if checked is None else checked
+        with self._one_at_a_time:
             return self._scene(source, checked, standing, peaks=footprints.peaks)
 
     def glance(self, checked: Mapping[str, Check]) -> Scene:
@@ -163,8 +134,7 @@ class Gate:
         The scene is the one they were decided on, None where nothing could be seen.
         """
         try:
-            with self._one_at_a_time:
-                answers, scene = self._decide(asks)
+            answers, scene = self._decide(asks)
         except CannotSee as problem:
             return self._all_refused(asks, Reason.UNSEEN, f"the process table cannot be seen: {problem}"), None
         except Busy as problem:
@@ -184,6 +154,17 @@ class Gate:
             self.record(chronicle.given_back(service, record_id))
         return given
 
+    def standing(self) -> Standing:
+        """What is reserved now, and who waits. Raises NotRecorded."""
+        with self._one_at_a_time:
+            return self.records.standing(self.capacity())
+
+    def hand_over(self, record_id: str) -> bool:
+        """The load command of a reservation has ended well, and another program loads: it stands without its holder
+        from now on. Whether it stood still. Raises NotRecorded."""
+        with self._one_at_a_time, self.records.lock() as lock:
+            return self.records.hand_over(lock, record_id)
+
     def _remember(self, answers: Sequence[Answer | Unknown], scene: Scene) -> None:
         """Have every reservation that was made just now remembered, with what it was decided on."""
         known = {held.id for held in scene.ledger.reservations}
@@ -194,17 +175,18 @@ class Gate:
 
     def _decide(self, asks: Sequence[Ask]) -> tuple[list[Answer | Unknown], Scene]:
         for _ in range(TRIES):
-            capacity, warnings = self._source()
-            before = self.records.standing(capacity)
+            with self._one_at_a_time:
+                capacity, warnings = self._source()
+                before = self.records.standing(capacity)
             checked = self._checks(capacity)
-            with self.records.lock() as lock:
+            with self._one_at_a_time, self.records.lock() as lock:
                 standing = self.records.standing(capacity)
                 if checked and overtaken(before, standing, capacity):
                     continue
                 scene = self._scene((capacity, warnings), checked, standing)
                 answers = self._settle(asks, scene, standing, lock)
                 keep = replace(standing, reservations=scene.ledger.reservations)
-                self.records.prune(lock, keep, _promised(answers))
+                self.records.prune(lock, keep, promised(answers))
                 return answers, scene
         raise Busy(f"loads came and went through {TRIES} looks; ask again")
 
@@ -212,12 +194,12 @@ class Gate:
         services = scene.capacity.services
         # Looking for names that look alike costs more than a decision, so only a name that is unknown pays for it.
         out: list[Answer | Unknown] = [
-            Unknown(a.service, () if a.service in services else _near(a.service, services)) for a in asks
+            Unknown(a.service, () if a.service in services else alike(a.service, services)) for a in asks
         ]
         known = [index for index, ask in enumerate(asks) if ask.service in services]
         places = self._places([asks[index] for index in known], scene, standing.waiters)
         queue = {waiter.id: waiter for waiter in (*standing.waiters, *(p for p in places if p is not None))}
-        requests = [_request(asks[i], scene.capacity, place) for i, place in zip(known, places, strict=True)]
+        requests = [request(asks[i], scene.capacity, place) for i, place in zip(known, places, strict=True)]
         ledger = replace(scene.ledger, waiters=tuple(queue.values()))
         verdicts = admission.settle(ledger, scene.reading, requests)
         verdicts = self._reserve([asks[index] for index in known], verdicts, scene, lock)
@@ -235,9 +217,9 @@ class Gate:
         """
         places: list[Waiter | None] = []
         for ask in asks:
-            place = _waiter_of(ask, [*waiters, *(place for place in places if place is not None)])
+            place = waiter_of(ask, [*waiters, *(place for place in places if place is not None)])
             if place is None and ask.wait_s > 0 and not ask.dry_run:
-                alone = admission.decide(scene.ledger, scene.reading, _request(ask, scene.capacity, None))
+                alone = admission.decide(scene.ledger, scene.reading, request(ask, scene.capacity, None))
                 if not isinstance(alone, Refused) or alone.reason is not Reason.TOO_LARGE:
                     service = scene.capacity.services[ask.service]
                     place = self.records.place(service, ask.holder, ask.wait_s, ask.arrived_s)
@@ -257,10 +239,11 @@ class Gate:
                     elif verdict.reservation.id:
                         self.records.renew(lock)
                 except NotRecorded as problem:
-                    made[ask.service] = _not_recorded(service, scene, problem)
+                    made[ask.service] = Refused(
+                        service.name, Reason.NOT_RECORDED, f"{problem}.", service.budget, scene.ledger.free_for(service)
+                    )
         return [
-            _as_written(verdict, made.get(ask.service), ask.dry_run)
-            for ask, verdict in zip(asks, verdicts, strict=True)
+            as_written(verdict, made.get(ask.service), ask.dry_run) for ask, verdict in zip(asks, verdicts, strict=True)
         ]
 
     def _queue(
@@ -281,7 +264,7 @@ class Gate:
                 self.records.wait(place)
         except NotRecorded:
             return Answer(verdict)  # refused all the same, and nobody waits for it
-        return Answer(replace(verdict, queue_position=_position(place, queue.values())), place.id)
+        return Answer(replace(verdict, queue_position=position(place, queue.values())), place.id)
 
     def _all_refused(self, asks: Sequence[Ask], reason: Reason, message: str) -> list[Answer | Unknown]:
         services = self.capacity().services
@@ -289,7 +272,7 @@ class Gate:
         for ask in asks:
             service = services.get(ask.service)
             if service is None:
-                out.append(Unknown(ask.service, _near(ask.service, services)))
+                out.append(Unknown(ask.service, alike(ask.service, services)))
                 continue
             nothing: Amounts = {RAM: 0}
             # A disk that is full or a folder that is not ours is mended by someone, not by time.
@@ -334,6 +317,10 @@ class Gate:
             footprints.holdings(self._memory, capacity, standing.reservations),
         )
         derived = ledger.derive(capacity, view)
+        for each in standing.reservations:
+            if each.handed_over and each not in derived.reservations:
+                # What it was for is there: once that has gone again, nobody loads it any more.
+                self.records.give_back(each.id)
         return Scene(derived, reading, look, time.time(), took_s, derived.warnings, safelisted)
 
 
@@ -344,55 +331,3 @@ def overtaken(before: Standing, now: Standing, capacity: Capacity) -> bool:
         return {r.id for r in standing.reservations if r.service in capacity.check_commands}
 
     return before.mark != now.mark or checked(before) != checked(now)
-
-
-def _request(ask: Ask, capacity: Capacity, waiter: Waiter | None) -> Request:
-    arrived = waiter.arrived_s if waiter is not None else ask.arrived_s
-    service = capacity.services[ask.service]
-    return Request(service, arrived, ask.holder, ask.dry_run, waiter.id if waiter is not None else None)
-
-
-def _waiter_of(ask: Ask, waiters: Sequence[Waiter]) -> Waiter | None:
-    """The place in the queue that this ask holds already: by its id, or because its holder waits for this service."""
-    for waiter in waiters:
-        if waiter.id == ask.waiter:
-            return waiter
-        if ask.holder is not None and (waiter.holder, waiter.service) == (ask.holder, ask.service):
-            return waiter
-    return None
-
-
-def _as_written(verdict: Verdict, written: Reservation | Refused | None, dry_run: bool) -> Verdict:
-    """An admission as it is told: with the reservation that stands for it now, or refused where none could be made."""
-    if not isinstance(verdict, Admitted) or written is None:
-        return verdict
-    if isinstance(written, Refused):
-        return written
-    # Also where the same holder asked twice in one look: both are told of the one reservation.
-    return verdict if dry_run and verdict.reservation is None else replace(verdict, reservation=written)
-
-
-def _not_recorded(service: Service, scene: Scene, problem: NotRecorded) -> Refused:
-    free = scene.ledger.free_for(service)
-    return Refused(service.name, Reason.NOT_RECORDED, f"{problem}.", service.budget, free)
-
-
-def _position(waiter: Waiter, others: Iterable[Waiter]) -> int:
-    return 1 + sum(other.order < waiter.order for other in others if other.id != waiter.id)
-
-
-def _promised(answers: Sequence[Answer | Unknown]) -> set[str]:
-    """The ids of the records that this decision wrote."""
-    ids = {a.waiter for a in answers if isinstance(a, Answer) and a.waiter is not None}
-    for answer in answers:
-        if isinstance(answer, Answer) and isinstance(answer.verdict, Admitted):
-            held: Reservation | None = answer.verdict.reservation
-            if held is not None:
-                ids.add(held.id)
-    return ids
-
-
-def _near(name: str, services: Mapping[str, object]) -> tuple[str, ...]:
-    import difflib
-
-    return tuple(difflib.get_close_matches(name, list(services), n=3))

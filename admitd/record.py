@@ -19,7 +19,10 @@ from admitd.core import headroom
 from admitd.core.terms import NAME, NOTHING, Amounts, ProcessId, Reservation, Service, Waiter
 
 HELD: Final = "held"
+HANDED: Final = "handed"
+"""Held for a load whose command has handed it over."""
 WAITING: Final = "waiting"
+KINDS: Final = (HELD, HANDED, WAITING)
 LONGEST_S: Final = 86_400.0
 """No promise is believed for longer than a day."""
 DAMAGED_S: Final = 300.0
@@ -64,13 +67,13 @@ def name_of(term: Reservation | Waiter) -> str:
     if isinstance(term, Waiter):
         return f"{WAITING}~{term.service}~~{term.id}"
     amounts = "+".join(f"{resource}={amount}" for resource, amount in sorted(term.budget.items()))
-    return f"{HELD}~{term.service}~{amounts}~{term.id}"
+    return f"{HANDED if term.handed_over else HELD}~{term.service}~{amounts}~{term.id}"
 
 
 def label(name: str) -> Label | None:
     """What a file's name says; None where it is no record's."""
     parts = name.split("~")
-    if len(parts) != _PARTS or parts[0] not in (HELD, WAITING) or not NAME.match(parts[1]) or not _ID.match(parts[3]):
+    if len(parts) != _PARTS or parts[0] not in KINDS or not NAME.match(parts[1]) or not _ID.match(parts[3]):
         return None
     return Label(*parts)
 
@@ -110,14 +113,15 @@ def decode(name: str, content: bytes) -> Record:
 def damaged(told: Label, declared: Service | None, age_s: float, now_s: float, wall_s: float) -> Record | None:
     """A damaged reservation is charged what its name says, and at least what its service declares, until it would
     have ended; a damaged place in the queue is nothing."""
-    if told.kind != HELD:
+    if told.kind == WAITING:
         return None
     budget = declared.budget if declared else NOTHING
     with contextlib.suppress(ValueError):
         budget = headroom.larger(_amounts(told.amounts), budget)
     life = min(declared.load_timeout_s, LONGEST_S) if declared else DAMAGED_S
     left = min(life, life - age_s)
-    reservation = Reservation(told.id, told.service, budget, None, now_s + left, wall_s + left, damaged=True)
+    until, handed_over = (now_s + left, wall_s + left), told.kind == HANDED
+    reservation = Reservation(told.id, told.service, budget, None, *until, damaged=True, handed_over=handed_over)
     return Record(reservation, 0.0, None)
 
 
@@ -130,7 +134,8 @@ def _decode(told: Label, body: dict[str, float | int | None]) -> Record:
         waiter = Waiter(told.id, told.service, priority, arrived_s, holder, deadline_s)
         return Record(waiter, made_s, holder or _process(body["asker_pid"], body["asker_started"]))
     expires_at = _finite(body["expires_at"])
-    reservation = Reservation(told.id, told.service, _amounts(told.amounts), holder, deadline_s, expires_at)
+    amounts, handed_over = _amounts(told.amounts), told.kind == HANDED
+    reservation = Reservation(told.id, told.service, amounts, holder, deadline_s, expires_at, handed_over=handed_over)
     return Record(reservation, made_s, holder)
 
 

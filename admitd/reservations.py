@@ -6,7 +6,8 @@ another. Each record is one small file, made whole under another name and then r
 
 What is true: a reservation stands while its holder lives, or anyone holds its lease (a lock on its file, inherited by
 what a load command starts), and its deadline has not come. The kernel answers both questions, so a crash leaves
-nothing to repair. Deadlines are of the machine's monotonic clock: setting the wall clock ends nothing.
+nothing to repair. One that a load command has handed over (to launchd, say) has a second record, which names no
+holder. Deadlines are of the machine's monotonic clock: setting the wall clock ends nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +37,7 @@ __all__ = ["LOCK_WAIT_S", "Busy", "NotRecorded", "Reservations", "Standing", "fo
 LEASE_WAIT_S: Final = 1.0
 """Whoever asks about a lease holds it for microseconds; whoever holds it longer loads on it."""
 RECORD_MAX: Final = 4096
+_BEGINNINGS: Final = tuple(f"{kind}~" for kind in records.KINDS)
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 """No symlink is followed, no FIFO waited for, no child given a copy."""
 
@@ -127,8 +129,13 @@ class Reservations:
             and (each.watched is None or each.watched in living or self._is_leased(name))
         }
         terms = [each.term for each in standing.values()]
+        held: dict[str, Reservation] = {}
+        for term in terms:
+            # One that was handed over has two records, and stands once.
+            if isinstance(term, Reservation) and (term.handed_over or term.id not in held):
+                held[term.id] = term
         return Standing(
-            tuple(term for term in terms if isinstance(term, Reservation)),
+            tuple(held.values()),
             tuple(term for term in terms if isinstance(term, Waiter)),
             mark,
             tuple(
@@ -159,6 +166,27 @@ class Reservations:
             raise NotRecorded(f"{self.where / 'lock'} was removed while it was held; ask again")
         return reservation
 
+    def hand_over(self, lock: int, record_id: str) -> bool:
+        """Under the lock: the load command of a reservation has ended well, and another program loads. It is written
+        down a second time, by a record that names no holder, and stands until its deadline. Whether it stood still.
+        Raises NotRecorded."""
+        for name in self._names(record_id):
+            try:
+                record = records.decode(name, self._content(name))
+            except (OSError, records.Damaged):
+                continue
+            if not isinstance(record.term, Reservation):
+                continue
+            handed = replace(record.term, holder=None, handed_over=True)
+            if handed != record.term:
+                self._lock.renew_mark(lock)
+                beside = self._write(Record(handed, record.made_s, None))
+                if not (self.where / name).exists():  # given back at this moment, which takes no lock
+                    self._remove(beside)
+                    return False
+            return True
+        return False
+
     def renew(self, lock: int) -> None:
         """Under the lock: a reservation that stands was promised anew, so a check that said loaded may be overtaken."""
         self._lock.renew_mark(lock)
@@ -179,12 +207,15 @@ class Reservations:
         lost = [name for name in self._lost if _id(name) == record_id]
         for name in lost:
             del self._lost[name]
-        return any(self._remove(name) for name in self._names(record_id)) or bool(lost)
+        given = bool(lost)
+        while [name for name in self._names(record_id) if self._remove(name)]:  # again: it may be handed over meanwhile
+            given = True
+        return given
 
     def service_of(self, record_id: str) -> str | None:
         """The service that a reservation is for; None where it is a place in the queue, or gone."""
-        held = [name for name in self._names(record_id) if name.startswith(f"{records.HELD}~")]
-        return held[0].split("~")[1] if held else None
+        held = [name.split("~") for name in self._names(record_id)]
+        return next((service for kind, service, *_ in held if kind != records.WAITING), None)
 
     def prune(self, lock: int, keep: Standing, written: set[str]) -> None:
         """Under the lock: remove the records that have ended; `keep` stands, and `written` has just begun to."""
@@ -196,7 +227,7 @@ class Reservations:
         if not self._lock.is_current(lock):
             return  # listed first and asked after: another who decides by now has nothing in this list
         for name in names:
-            ended = name.startswith((f"{records.HELD}~", f"{records.WAITING}~")) and _id(name) not in ids
+            ended = name.startswith(_BEGINNINGS) and _id(name) not in ids
             # What is written has its name before the lock is let go: an unfinished one is a dead process's.
             if ended or name.startswith("."):
                 self._remove(name)

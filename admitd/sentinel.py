@@ -140,7 +140,7 @@ class Sentinel:
     def health(self) -> Health:
         """How it goes, for /healthz."""
         last, alarm = self._last_round_s, self._alarm
-        pressure = f"looked at in each round: {alarm}" if isinstance(alarm, str) else "told by the kernel at once"
+        pressure = f"looked at in each round: {alarm}" if isinstance(alarm, str) else alarm.how
         return Health(
             self._rounds, self._faults.count, None if last is None else max(0.0, self._clock() - last), pressure
         )
@@ -154,11 +154,11 @@ class Sentinel:
             self._errands.wait(QUICK_S if pause_s is None else pause_s)
 
     def _hear(self, alarm: Alarm) -> None:
-        """Tasks wait for memory: a full look is due now. The kernel tells that every two seconds at most."""
+        """Memory is short: a full look is due now."""
         while alarm.wait():
             self._alarmed.set()
             self._errands.stir()
-        self._alarm = "the kernel tells nothing any more"
+        self._alarm = "it is not told any more"
 
     def _round(self) -> float:
         """One round; returns the seconds until the next."""
@@ -232,7 +232,7 @@ class Sentinel:
     def _loading(self, scene: Scene) -> frozenset[str]:
         """Whom somebody loads now; where the reservations can't be read, that may be everyone."""
         try:
-            standing = self._gate.records.standing(scene.capacity).reservations
+            standing = self._gate.standing().reservations
         except NotRecorded as problem:
             self._faults.note(problem)
             return frozenset(scene.capacity.services)

@@ -80,6 +80,7 @@ ORDER = (
     "admitd/families.py",
     "admitd/footprints.py",
     "admitd/tally.py",
+    "admitd/asks.py",
     "admitd/gate.py",
     "admitd/apps.py",
     "admitd/flight.py",

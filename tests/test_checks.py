@@ -223,6 +223,74 @@ def test_nothing_is_left_behind_when_it_is_interrupted(monkeypatch: pytest.Monke
     assert our_children() <= before
 
 
+# Together.
+
+
+class Runs:
+    """`checks.run_all`, whose runs begin as they are let; the first `interrupted` of them are interrupted."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, interrupted: int = 0) -> None:
+        self.begun: list[object] = []
+        self.may_go_on = threading.Event()
+        self._interrupted = interrupted
+        self._real = checks.run_all
+        monkeypatch.setattr(checks, "run_all", self._run)
+
+    def _run(self, commands: dict[str, Command], bound_s: float) -> dict[str, Check]:
+        self.begun.append(commands)
+        number = len(self.begun)
+        assert self.may_go_on.wait(20)
+        if number <= self._interrupted:
+            raise KeyboardInterrupt
+        return self._real(commands, bound_s)
+
+    def asked_by(self, many: int) -> list[object]:
+        """What so many are told, all but one of whom ask while the first run is under way."""
+        together, told = checks.Together(), []
+
+        def ask() -> None:
+            try:
+                told.append(together.run({"x": "true"})["x"].loaded)
+            except KeyboardInterrupt:
+                told.append("interrupted")
+
+        threads = [threading.Thread(target=ask) for _ in range(many)]
+        threads[0].start()
+        until(lambda: self.begun)
+        for each in threads[1:]:
+            each.start()
+        until(lambda: sum(_waits(each) for each in threads[1:]) == many - 1)
+        self.may_go_on.set()
+        for each in threads:
+            each.join()
+        return told
+
+
+def _waits(thread: threading.Thread) -> bool:
+    """Whether it waits in a lock or for an event within `run`."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return frame is not None and (frame.f_code.co_name == "wait" or frame.f_code.co_name == "_lead")
+
+
+def test_who_asks_while_checks_run_shares_the_next_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = Runs(monkeypatch)
+    assert runs.asked_by(16) == [True] * 16
+    assert len(runs.begun) == 2
+
+
+def test_who_shares_a_run_that_is_interrupted_is_answered_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = Runs(monkeypatch, interrupted=2)
+    told = runs.asked_by(8)
+    assert sorted(map(str, told)) == [*["True"] * 6, "interrupted", "interrupted"]
+    assert len(runs.begun) >= 3
+
+
+def test_other_commands_are_another_run() -> None:
+    together = checks.Together()
+    assert together.run({"x": "true"})["x"].loaded is True
+    assert together.run({"x": "false"})["x"].loaded is False
+
+
 def test_stopped_from_another_thread_they_end_and_none_is_started_any_more(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

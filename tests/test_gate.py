@@ -215,6 +215,28 @@ def test_a_check_runs_once_a_look(stage: Stage) -> None:
     assert stage.checks.runs == 2
 
 
+def test_a_slow_check_holds_up_nobody_who_needs_none(stage: Stage) -> None:
+    """A load under way looks four times a second; while its checks run, others look and are decided."""
+    running, go_on = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        running.set()
+        assert go_on.wait(20)
+
+    stage.checks.meanwhile = [slow]
+    one = stage.one()
+    looking = threading.Thread(target=one.look)
+    looking.start()
+    try:
+        assert running.wait(20)
+        assert not one.look({}).ledger.charged
+        assert words(one, Ask("other", me())) == ["Admitted"]
+        assert looking.is_alive()
+    finally:
+        go_on.set()
+        looking.join()
+
+
 def test_without_checks_nothing_is_run_twice(where: Path) -> None:
     table = FakeTable()
     words(gate(where, table=table), Ask("first", me()))

@@ -178,6 +178,7 @@ class Reservation:
     """Budget held for a load that was admitted and is not visible yet.
 
     It is true as long as its holder lives and `deadline_s` (seconds of the machine's monotonic clock) has not come.
+    `handed_over`: its load_cmd has ended well, and another program loads (launchd, Docker); then no holder is needed.
     """
 
     id: str
@@ -187,6 +188,7 @@ class Reservation:
     deadline_s: float
     expires_at: float = 0.0
     damaged: bool = False
+    handed_over: bool = False
 
 
 @dataclass(frozen=True, slots=True)
