@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from admitd import actuator, loading, places, unloading
 from admitd.core import headroom, wire
-from admitd.core.terms import RAM, Service
+from admitd.core.terms import NOTHING, RAM, Service, State
 from admitd.core.units import free_to_mb, to_mb
 from admitd.core.verdict import Admitted, Refused
 from admitd.flight import Flight
@@ -38,14 +38,32 @@ class Acting:
         self._flight = flight
         self._environ = environ
         self._under_way: set[str] = set()
+        self._awaited: dict[str, asyncio.Future[loading.Outcome]] = {}
 
     async def load(self, name: str, config: str) -> Said:
-        """Status and body of the answer, once the load has come to its end.
+        """Status and body of the answer, once the load has come to its end; of what is loaded already, once it answers
+        its probe: somebody else may be loading it still.
 
         Raises Occupied, Unknown, CannotSee, NotRecorded.
         """
         with self._alone(name):
-            return await self._load(name, config)
+            said = await self._load(name, config)
+        return said if not isinstance(said, Service) else await self._answered(said)
+
+    async def _answered(self, service: Service) -> Said:
+        """Once it answers. All who ask meanwhile wait for the same answer: each would look four times a second."""
+        name = service.name
+        if name not in self._awaited:
+            look = _in_a_thread(lambda: loading.await_answer(self._flight.gate, service, lambda _: None))
+            self._awaited[name] = asyncio.ensure_future(look)
+            self._awaited[name].add_done_callback(lambda _: self._awaited.pop(name, None))
+        outcome = await asyncio.shield(self._awaited[name])
+        if isinstance(outcome, loading.LoadTimedOut):
+            detail = (
+                f"{name} is loaded already, but did not answer within {service.load_timeout_s:g} s: {outcome.seen}."
+            )
+            return 504, wire.problem(504, "It was not loaded in time", detail, log=[])
+        return _ended(service, "already_loaded", outcome)
 
     async def unload(self, name: str, *, kill: bool) -> Said:
         """Status and body of the answer, once it is gone. Raises Occupied, Unknown, CannotSee, NotRecorded."""
@@ -63,17 +81,20 @@ class Acting:
             return 504, wire.problem(504, "It did not go in time", detail, pids=list(outcome.pids))
         return 200, unloaded(name, outcome)
 
-    async def _load(self, name: str, config: str) -> Said:
+    async def _load(self, name: str, config: str) -> Said | Service:
+        """What is to be said; the service, where it is loaded already and its answer is to be waited for."""
         # The daemon is the holder until it has started something; what it started takes a lease over from it.
         holder = await _in_a_thread(lambda: self._flight.gate.table.identify(os.getpid()))
         answer, scene = await self._flight.ask(Ask(name, holder))
         verdict = answer.verdict
         if isinstance(verdict, Refused):
             return 409, wire.verdict(verdict, config)
-        if not isinstance(verdict, Admitted) or scene is None:
-            return 200, loaded(name, "already_loaded", None)
-        held = verdict.reservation.id if verdict.reservation is not None else None
+        assert scene is not None
         service = scene.capacity.services[name]
+        if not isinstance(verdict, Admitted):
+            may_answer = verdict.has_probe and not verdict.mention_only and verdict.state is not State.SUSPENDED
+            return service if may_answer else _ended(service, "already_loaded", loading.Loaded(0.0, NOTHING, ()))
+        held = verdict.reservation.id if verdict.reservation is not None else None
         try:
             outcome = await _in_a_thread(lambda: self._follow(service, held))
         except asyncio.CancelledError:
@@ -81,16 +102,11 @@ class Acting:
             held = None
             raise
         except actuator.CannotStart as problem:
-            return 502, wire.problem(502, "The load command failed", f"{problem}.", log=[])
+            return 502, wire.problem(502, "It could not be loaded", f"{problem}.", log=[])
         finally:
             if held is not None:
                 await self._flight.give_back(held)
-        if isinstance(outcome, loading.LoadFailed):
-            return 502, wire.problem(502, "The load command failed", f"{outcome.why}.", log=list(outcome.tail))
-        if isinstance(outcome, loading.LoadTimedOut):
-            detail = f"{name} was not loaded within {service.load_timeout_s:g} s: {outcome.seen}."
-            return 504, wire.problem(504, "It was not loaded in time", detail, log=list(outcome.tail))
-        return 200, loaded(name, "loaded", outcome)
+        return _ended(service, "loaded", outcome)
 
     def _follow(self, service: Service, held: str | None) -> loading.Outcome:
         log = Path(places.log_path(self._environ, service.name))
@@ -110,6 +126,15 @@ class Acting:
             yield
         finally:
             self._under_way.discard(name)
+
+
+def _ended(service: Service, word: str, outcome: loading.Outcome) -> Said:
+    if isinstance(outcome, loading.LoadFailed):
+        return 502, wire.problem(502, "It could not be loaded", f"{outcome.why}.", log=list(outcome.tail))
+    if isinstance(outcome, loading.LoadTimedOut):
+        detail = f"{service.name} was not loaded within {service.load_timeout_s:g} s: {outcome.seen}."
+        return 504, wire.problem(504, "It was not loaded in time", detail, log=list(outcome.tail))
+    return 200, loaded(service.name, word, outcome)
 
 
 async def _in_a_thread(act: Callable[[], _Result]) -> _Result:
@@ -139,15 +164,15 @@ async def _in_a_thread(act: Callable[[], _Result]) -> _Result:
     return await told
 
 
-def loaded(name: str, word: str, outcome: loading.Loaded | None) -> dict[str, Any]:
+def loaded(name: str, word: str, outcome: loading.Loaded) -> dict[str, Any]:
     """A load that came to its end, as JSON."""
-    measured = headroom.total([outcome.measured]).get(RAM) if outcome else None
+    measured = headroom.total([outcome.measured]).get(RAM)
     return {
         "outcome": word,
         "service": name,
-        "took_s": round(outcome.took_s, 3) if outcome else 0.0,
+        "took_s": round(outcome.took_s, 3),
         "measured_mb": None if measured is None else to_mb(measured),
-        "pids": list(outcome.pids) if outcome else [],
+        "pids": list(outcome.pids),
     }
 
 

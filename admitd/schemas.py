@@ -333,7 +333,7 @@ ANSWERS: Final[Mapping[tuple[str, str], _Answers]] = {
         **_UNKNOWN,
         **_TOKEN,
         409: ("Refused, or somebody is at it", (RefusalBody, ProblemBody)),
-        502: ("The load command failed", (FailedLoadBody,)),
+        502: ("It could not be loaded", (FailedLoadBody,)),
         504: ("It was not loaded in time", (FailedLoadBody,)),
     },
     ("post", "/services/{name}/unload"): {
