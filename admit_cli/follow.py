@@ -79,7 +79,8 @@ class Queue:
 
 
 class Following:
-    """One admitted load, from its command to its end; says everything, and gives the reservation back."""
+    """One admitted load, from its command to its end; says everything, and gives the reservation back, unless another
+    program goes on to load."""
 
     def __init__(self, door: Door, values: dict[str, Any], verdict: dict[str, Any]) -> None:
         self._door = door
@@ -90,6 +91,8 @@ class Following:
         self._log = Path(places.log_path(os.environ, self._name))
         self._line = Line()
         self._load: loading.Load | None = None
+        self._stands = False
+        """What was reserved is to stand when this process has ended."""
 
     def run(self) -> int:
         """Start it and follow it; the exit code."""
@@ -97,10 +100,14 @@ class Following:
             return self._run()
         except KeyboardInterrupt as stop:
             self._line.end()
-            return interrupted("; ".join(filter(None, [self._what_is_left(), str(stop)])), as_json=self._values["json"])
+            # Noted first: pressed again, it ends at once, and what another program loads keeps its room.
+            self._stands = self._load is not None and self._load.hand_over()
+            left = (self._what_may_come() if self._stands else "") or self._what_is_left()
+            return interrupted("; ".join(filter(None, [left, str(stop)])), as_json=self._values["json"])
         finally:
             self._line.end()
-            self._give_back()
+            if not self._stands:
+                self._give_back()
 
     def _run(self) -> int:
         inside = self._door.inside()
@@ -174,6 +181,22 @@ class Following:
 
     def _is_there(self) -> bool:
         return self._gate.look().ledger.account(self._service).state.is_loaded
+
+    def _what_may_come(self) -> str:
+        """What is to be said where another program loads it, and it is not visible yet."""
+        until, calls_off = "", self._service.unload_cmd is not None
+        with contextlib.suppress(Exception):
+            account = self._gate.look().ledger.account(self._service)
+            if account.state.is_loaded and not account.mention_only:
+                return ""
+            if account.reservation is not None:
+                until = f" until {time.strftime('%H:%M:%S', time.localtime(account.reservation.expires_at))}"
+        ends = f"{'call it off' if calls_off else 'end it once it is up'}: "
+        ends += render.again(self._values["config"], "unload", self._name)
+        return (
+            f"interrupted; the load_cmd of {self._name} has ended well, and it may come up yet: its "
+            f"{self._budget_mb} MB stay reserved{until}; {ends}"
+        )
 
     def _what_is_left(self) -> str:
         said = f"interrupted; nothing is reserved for {self._name} any more"

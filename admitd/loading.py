@@ -18,7 +18,7 @@ from admitd.core.ledger import Account
 from admitd.core.terms import NOTHING, RAM, Amounts, Service, State
 from admitd.gate import Gate
 from admitd.processes.table import CannotSee
-from admitd.reservations import NotRecorded
+from admitd.reservations import Busy, NotRecorded
 
 LOOK_EVERY_S: Final = 0.25
 STEADY_S: Final = 1.5
@@ -91,6 +91,8 @@ class Load:
                 # Ours is not needed: this process is the holder. What it started keeps its own copy.
                 os.close(lease)
         self._began = time.monotonic()
+        self._reservation = reservation
+        self._is_handed_over = False
         self._seen_since: float | None = None
         self._was_seen = False
         self._missed = 0
@@ -150,6 +152,8 @@ class Load:
             self._missed += 1
             # One look is no snapshot, and misses who forks and goes while it is taken: two must agree.
             gone = self._was_seen and self._missed > 1
+            if code == 0:
+                self.hand_over()
             if code is not None and (gone or (code != 0 and not self._was_seen)):
                 what = f"load_cmd ended with {actuator.exit_text(code)}"
                 return LoadFailed(
@@ -170,6 +174,16 @@ class Load:
         if account.check is not None or time.monotonic() - self._seen_since >= STEADY_S:
             return up, "loaded"
         return None, "it is there"
+
+    def hand_over(self) -> bool:
+        """Whether another program goes on to load it (launchd, Docker, LM Studio), because its command has ended well
+        and nothing of it was there yet: then its room is kept also where this process ends. What can't be written down
+        now is tried again at the next look."""
+        if self._is_handed_over or self._was_seen or self._reservation is None or self.process.poll() != 0:
+            return self._is_handed_over
+        with contextlib.suppress(Busy, NotRecorded):
+            self._is_handed_over = self._gate.hand_over(self._reservation)
+        return self._is_handed_over
 
     def _late(self, elapsed: float, state: State, seen: str) -> LoadTimedOut | None:
         if elapsed < self._service.load_timeout_s:

@@ -13,7 +13,7 @@ from typing import Final
 from admitd import actuator, hands
 from admitd.core import chronicle, headroom
 from admitd.core.ledger import Account
-from admitd.core.terms import NOTHING, RAM, Amounts, Reading, Service
+from admitd.core.terms import NOTHING, RAM, Amounts, Reading, Reservation, Service
 from admitd.core.units import MIB, free_to_mb, to_mb
 from admitd.gate import Gate, Scene
 from admitd.processes.table import CannotSee
@@ -70,7 +70,7 @@ def unload(gate: Gate, name: str, tell: Tell, *, kill: bool = False, asked: bool
     Raises CannotSee or NotRecorded where nothing can be seen, and then nothing was touched.
     """
     with hands.on(gate.records.where, name, asked=asked):
-        return _remembered(gate, name, _unload(gate, name, tell, kill=kill))
+        return _remembered(gate, name, _unload(gate, name, tell, kill=kill, calls_off=asked))
 
 
 def close(gate: Gate, name: str, tell: Tell, grace_s: float, *, asked: bool = True) -> Outcome:
@@ -94,13 +94,35 @@ def _remembered(gate: Gate, name: str, outcome: Outcome) -> Outcome:
     return outcome
 
 
-def _unload(gate: Gate, name: str, tell: Tell, *, kill: bool, grace_s: float | None = None) -> Outcome:
+def _unload(
+    gate: Gate, name: str, tell: Tell, *, kill: bool, grace_s: float | None = None, calls_off: bool = False
+) -> Outcome:
     before = gate.look()
     account = before.ledger.account(before.capacity.services[name])
+    if calls_off and account.reservation is not None and account.reservation.handed_over:
+        return _call_off(gate, account.service, account.reservation, tell)
     if not account.state.is_loaded:
         note = "it is being loaded, and not visible yet" if account.reservation is not None else ""
         return Unloaded(0.0, was_loaded=False, note=note)
     return _Unload(gate, before, account, tell, grace_s).run(kill)
+
+
+def _call_off(gate: Gate, service: Service, held: Reservation, tell: Tell) -> Outcome:
+    """Unload what its load_cmd has left to another program, and is not visible yet."""
+    if service.unload_cmd is None:
+        until = time.strftime("%H:%M:%S", time.localtime(held.expires_at))
+        return UnloadFailed(
+            f"its load_cmd has left it to another program, it is not visible yet, and no unload_cmd would call that "
+            f"off; {to_mb(held.budget.get(RAM, 0))} MB stay reserved for it until {until}, or until it is there"
+        )
+    began = time.monotonic()
+    tell(f"running the unload_cmd of {service.name}")
+    problem = _run_unload_cmd(service)
+    if problem is not None:
+        return problem
+    gate.give_back(held.id)
+    note = "it was not visible yet; what was reserved for it is given back"
+    return Unloaded(time.monotonic() - began, was_loaded=False, note=note)
 
 
 def clean_up(gate: Gate, name: str, tell: Tell) -> Outcome:

@@ -18,6 +18,7 @@ from admitd.core.events import Event
 from admitd.core.ledger import Account
 from admitd.core.terms import RAM, Check, Probe, Process, ProcessId, Service, Sighting, State
 from admitd.processes.table import CannotSee
+from admitd.reservations import Busy
 
 MIB = 1 << 20
 SERVICE = Service("coder", {RAM: 6000 * MIB}, process_pattern="x", load_cmd="sleep 1000.148", load_timeout_s=30)
@@ -90,6 +91,43 @@ def follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Follow]:
 
 def with_(**changes: Any) -> Service:
     return replace(SERVICE, **changes)
+
+
+@pytest.mark.parametrize(
+    ("command", "problems", "handed"),
+    [
+        pytest.param("true", [], ["id"], id="it has ended well"),
+        pytest.param("exit 3", [], [], id="it has failed"),
+        pytest.param("true", [Busy("locked")], ["id"], id="it could not be written down at first"),
+    ],
+)
+def test_room_is_kept_for_a_load_that_its_command_hands_over(
+    tmp_path: Path, command: str, problems: list[Exception], handed: list[str]
+) -> None:
+    told: list[str] = []
+
+    def hand_over(record_id: str) -> bool:
+        if problems:
+            raise problems.pop()
+        told.append(record_id)
+        return True
+
+    machine = Machine(NOTHING)
+    machine.hand_over = hand_over  # type: ignore[attr-defined]
+    load = loading.Load(machine, with_(load_cmd=command), tmp_path / "coder.log", "id")  # type: ignore[arg-type]
+    load.process.wait()
+    load.hand_over()
+    assert load.hand_over() is bool(handed)
+    assert load.hand_over() is bool(handed)
+    assert told == handed, "once"
+
+
+def test_what_was_there_once_is_not_handed_over(tmp_path: Path) -> None:
+    machine = Machine(THERE)
+    load = loading.Load(machine, with_(load_cmd="true"), tmp_path / "coder.log", "id")  # type: ignore[arg-type]
+    load.process.wait()
+    next(load._looks(lambda _: None))
+    assert load.hand_over() is False
 
 
 def test_it_must_stay_for_a_moment_where_nothing_else_tells_that_it_is_up(follow: Follow) -> None:

@@ -102,6 +102,79 @@ def test_a_reservation_stands_while_its_holder_lives(
     assert words(gate(where), Ask("second", me())) == ["Admitted"]
 
 
+# A load that was handed over.
+
+
+def test_one_that_was_handed_over_stands_whoever_ends(
+    where: Path, sleeper: Callable[[], subprocess.Popen[bytes]]
+) -> None:
+    holder = sleeper()
+    made = reserve(where, identity(holder))
+    looked = reservations(where)
+    assert looked.standing(ROOM).reservations == (made,)
+    handed = replace(made, holder=None, handed_over=True)
+    with looked.lock() as lock:
+        assert looked.hand_over(lock, made.id)
+        assert looked.hand_over(lock, made.id), "and again, which changes nothing"
+    assert standing(where) == (handed,), "once, though it has two records"
+    holder.kill()
+    holder.wait()
+    assert standing(where) == looked.standing(ROOM).reservations == (handed,)
+    again = refused(decided(gate(where), Ask("first", me()))[0])
+    assert again.message == "first is being loaded by another program (its load_cmd has ended well) already."
+    assert words(gate(where), Ask("second", me())) == ["no-headroom"]
+    assert standing(where) == (handed,), "who decides removes what has ended, not this"
+    assert looked.service_of(made.id) == "first"
+    assert looked.give_back(made.id)
+    assert not looked.give_back(made.id)
+    assert words(gate(where), Ask("second", me())) == ["Admitted"]
+
+
+def test_what_was_handed_over_ends_when_its_service_is_seen_and_by_its_deadline(where: Path) -> None:
+    made = reserve(where, me())
+    records = reservations(where)
+    with records.lock() as lock:
+        records.hand_over(lock, made.id)
+    table = FakeTable()
+    looking = gate(where, table=table)
+    assert looking.look().ledger.reservations[0].handed_over
+    table.show("first")
+    looking.look()
+    table.hide("first")
+    assert looking.look().ledger.reservations == (), "once it was there, nobody loads it any more"
+    assert files(where, "handed") == files(where) == []
+    late = record.Record(replace(made, handed_over=True, holder=None, deadline_s=time.monotonic() - 0.001), 0.0, None)
+    (where / record.name_of(late.term)).write_bytes(record.encode(late))
+    assert standing(where) == ()
+
+
+def test_what_has_ended_is_not_handed_over(where: Path) -> None:
+    made = reserve(where, me())
+    records = reservations(where)
+    assert records.give_back(made.id)
+    with records.lock() as lock:
+        assert not records.hand_over(lock, made.id)
+    assert standing(where) == ()
+
+
+def test_one_that_is_given_back_while_it_is_handed_over_has_ended(where: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Giving back takes no lock: by another process, between reading the one record and writing the other."""
+    made = reserve(where, me())
+    records = reservations(where)
+    real = records._content
+
+    def reading(name: str) -> bytes:
+        content = real(name)
+        assert reservations(where).give_back(made.id)
+        return content
+
+    with monkeypatch.context() as patch, records.lock() as lock:
+        patch.setattr(records, "_content", reading)
+        assert not records.hand_over(lock, made.id)
+    assert standing(where) == ()
+    assert files(where, "handed") == []
+
+
 def test_a_pid_that_belongs_to_another_by_now_holds_nothing(where: Path) -> None:
     """The same pid with another start time is another process."""
     reserve(where, replace(me(), started=me().started - 1))

@@ -122,6 +122,44 @@ def test_what_is_not_there_is_done_and_nobody_is_signalled(sent: Sent) -> None:
     assert sent == []
 
 
+@pytest.mark.parametrize("unload_cmd", [None, "touch called-off", "exit 4"])
+def test_a_load_that_was_handed_over_is_called_off_by_its_unload_cmd(
+    sent: Sent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unload_cmd: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given: list[str] = []
+    monkeypatch.setattr(Machine, "give_back", lambda self, each: given.append(each), raising=False)
+    service = replace(SERVICE, unload_cmd=unload_cmd)
+    held = Reservation("id", "coder", {}, None, 0.0, handed_over=True)
+    outcome, said = unload(Account(service, State.RESERVED, {}, reservation=held))
+    assert sent == []
+    if unload_cmd is None or unload_cmd == "exit 4":
+        assert isinstance(outcome, unloading.UnloadFailed)
+        assert ("no unload_cmd would call that off" in outcome.why) == (unload_cmd is None)
+        assert given == [], "it may come up yet"
+        return
+    assert isinstance(outcome, unloading.Unloaded)
+    assert (outcome.was_loaded, outcome.note) == (
+        False,
+        "it was not visible yet; what was reserved for it is given back",
+    )
+    assert given == ["id"]
+    assert said == ["running the unload_cmd of coder"]
+    assert [each.name for each in tmp_path.glob("called*")] == ["called-off"]
+
+
+def test_who_closes_or_reloads_calls_nothing_off(sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentinel ends what is there; a load that a user has begun since is not its to call off."""
+    held = Reservation("id", "coder", {}, None, 0.0, handed_over=True)
+    reserved = Account(replace(SERVICE, unload_cmd="exit 4"), State.RESERVED, {}, reservation=held)
+    for outcome in (
+        unloading.close(Machine(reserved), "coder", lambda _: None, 1.0),  # type: ignore[arg-type]
+        unloading.unload(Machine(reserved), "coder", lambda _: None, asked=False),  # type: ignore[arg-type]
+    ):
+        assert isinstance(outcome, unloading.Unloaded)
+        assert not outcome.was_loaded
+
+
 def test_after_unload_timeout_s_it_says_who_is_left(sent: Sent) -> None:
     outcome, _ = unload(there(ONE))
     assert isinstance(outcome, unloading.UnloadTimedOut)

@@ -319,6 +319,8 @@ def _wait(service: Service) -> Wait:
 
 
 def _holder(account: Account) -> str:
+    if account.reservation is not None and account.reservation.handed_over:
+        return "another program (its load_cmd has ended well)"
     holder = account.reservation.holder if account.reservation else None
     return f"process {holder.pid}" if holder else "a holder that is not named"
 

@@ -129,7 +129,7 @@ class Desk:
     def held(self) -> list[str]:
         """The records of the machine: reservations and places in the queue."""
         names = os.listdir(self.state) if self.state.exists() else []
-        return [name for name in names if name.startswith(("held~", "waiting~"))]
+        return [name for name in names if name.startswith(("held~", "handed~", "waiting~"))]
 
     # Commands.
 

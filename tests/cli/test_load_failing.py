@@ -178,6 +178,39 @@ def test_ctrl_c_once_it_is_there_names_the_process_and_how_to_end_it(desk: Desk)
     assert desk.pids("coder") == []
 
 
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_load_that_its_command_handed_over_keeps_its_room_when_admit_ends(
+    desk: Desk, door: str, sig: signal.Signals
+) -> None:
+    """As with launchctl, docker and lms: the command ends at once, and the server comes later, of another parent."""
+    asked = desk.home / "asked"
+    desk.declare(
+        desk.service("coder", load_cmd=f"touch {asked}", unload_cmd=f"rm {asked}", load_timeout_s=90),
+        desk.service("other"),
+    )
+    desk.open_for(door)
+    loading = desk.begin("load", "coder")
+    wait_until(lambda: any(name.startswith("handed~") for name in desk.held()))
+    done = desk.interrupt(loading, sig)
+    if sig is not signal.SIGKILL:
+        done.must(130)
+        assert "interrupted; the load_cmd of coder has ended well, and it may come up yet: its 6000 MB stay" in done.err
+        assert "call it off: admit unload coder" in done.err
+    assert desk.admit("load", "other", "--json").must(2).json["reason"] == "no-headroom"
+    again = desk.admit("load", "coder", "--json").must(2).json
+    assert "coder is being loaded by another program (its load_cmd has ended well) already." in again["detail"]
+
+    if sig is signal.SIGINT:
+        desk.start_by_hand("coder")
+        assert desk.admit("load", "coder", "--json").must(0).json["verdict"] == "already_loaded"
+        assert desk.held() == []
+        return
+    called_off = desk.admit("unload", "coder").must(0)
+    assert "coder is not loaded: it was not visible yet; what was reserved for it is given back" in called_off.out
+    assert (asked.exists(), desk.held()) == (False, [])
+    desk.admit("load", "other").must(0)
+
+
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_before_the_verdict(desk: Desk, sig: signal.Signals) -> None:
     """The check hangs, so the look takes two seconds: nobody waits for its end, and nothing of it stays."""
