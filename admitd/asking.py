@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from admitd import actuator, engines
+from admitd import actuator, answered, engines
 from admitd.core.units import MIB
 from admitd.engines import Draft
 
@@ -28,7 +28,7 @@ Said = tuple[list[Draft], str | None]
 
 def ollama(environ: Mapping[str, str], home: Path) -> Said:
     """The models that Ollama has loaded."""
-    host = (environ.get("OLLAMA_HOST") or engines.OLLAMA).removeprefix("http://").rstrip("/")
+    host = (environ.get("OLLAMA_HOST") or answered.OLLAMA).removeprefix("http://").rstrip("/")
     host = host if ":" in host else f"{host}:11434"
     host = host.replace("0.0.0.0", "127.0.0.1")  # noqa: S104
     answer = _answered(host, "/api/ps")
@@ -39,7 +39,7 @@ def ollama(environ: Mapping[str, str], home: Path) -> Said:
     for each in listed:
         name, size = (each.get("name"), each.get("size")) if isinstance(each, dict) else (None, None)
         if isinstance(name, str) and name.isprintable() and 0 < len(name) < 200:
-            found.append(engines.ollama_model(name, size if isinstance(size, int) else None, f"http://{host}"))
+            found.append(answered.ollama_model(name, size if isinstance(size, int) else None, f"http://{host}"))
     return found, None if found else "it runs and has no model loaded; load one, then: admit init --merge"
 
 
@@ -51,13 +51,19 @@ def lm_studio(environ: Mapping[str, str], home: Path) -> Said:
         listed = _parsed(_printed((lms, "ps", "--json")))
     if not isinstance(listed, list):
         return [], "it runs, and its command lms does not say which models it has loaded"
+    server = answered.LM_STUDIO if _lists_models(_answered(answered.LM_STUDIO, "/v1/models")) else None
     found = []
     for each in listed:
         if isinstance(each, dict) and isinstance(name := each.get("identifier"), str) and name.isprintable() and name:
             size, key = each.get("sizeBytes"), each.get("modelKey")
             key = key if isinstance(key, str) and key.isprintable() else name
-            found.append(engines.lm_studio_model(name, key, size if isinstance(size, int) else None))
+            found.append(answered.lm_studio_model(name, key, size if isinstance(size, int) else None, server))
     return found, None if found else "it runs and has no model loaded; load one, then: admit init --merge"
+
+
+def _lists_models(answer: Any) -> bool:
+    """Whether a server says its models, as OpenAI's does. One that wants a token first would refuse a probe, too."""
+    return isinstance(answer, dict) and isinstance(answer.get("data"), list)
 
 
 def docker(environ: Mapping[str, str], home: Path) -> Said:
@@ -68,10 +74,10 @@ def docker(environ: Mapping[str, str], home: Path) -> Said:
     for line in printed.splitlines():
         each = _parsed(line)
         name, used = (each.get("Name"), each.get("MemUsage")) if isinstance(each, dict) else (None, None)
-        if isinstance(name, str) and isinstance(used, str) and engines.CONTAINER.fullmatch(name):
+        if isinstance(name, str) and isinstance(used, str) and answered.CONTAINER.fullmatch(name):
             held = engines.amount(used.split("/")[0].strip(), "b")
             if held is not None and held >= LARGE:
-                found.append(engines.container(name, held))
+                found.append(answered.container(name, held))
     return found, None if found else f"it runs, and no container of it holds {LARGE // MIB} MB"
 
 

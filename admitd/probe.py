@@ -22,11 +22,12 @@ READ_MAX: Final = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What a probe heard. `answered`: the status that was expected."""
+    """What a probe heard. `answered`: the status that was expected; `refused`: nobody listens there."""
 
     answered: bool
     detail: str
     took_s: float
+    refused: bool = False
 
 
 def ask(probe: Probe, timeout_s: float | None = None) -> Heard:
@@ -37,6 +38,7 @@ def ask(probe: Probe, timeout_s: float | None = None) -> Heard:
     import http.client  # 15 ms of imports that only a probe needs
 
     began = time.monotonic()
+    refused = False
     bound = probe.timeout_s if timeout_s is None else min(timeout_s, probe.timeout_s)
     url = urlsplit(probe.url)
     kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
@@ -47,12 +49,13 @@ def ask(probe: Probe, timeout_s: float | None = None) -> Heard:
         if time.monotonic() - began >= bound:
             answered, detail = False, _late(probe, bound)
     except (OSError, ValueError, http.client.HTTPException) as problem:
+        refused = isinstance(problem, ConnectionRefusedError)
         why = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
         is_late = isinstance(problem, TimeoutError) or time.monotonic() - began >= bound
         answered, detail = False, _late(probe, bound) if is_late else f"{probe.url}: {why}"
     finally:
         connection.close()
-    return Heard(answered, detail, time.monotonic() - began)
+    return Heard(answered, detail, time.monotonic() - began, refused)
 
 
 def _late(probe: Probe, bound: float) -> str:

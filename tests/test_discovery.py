@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from admitd import capacity, changing, discovery, drafting, memory, processes
+from admitd import answered, capacity, changing, discovery, drafting, memory, processes
 from admitd.core import respawn
 from admitd.core.units import MIB
 from admitd.discovery import Discovered, Eyes
@@ -28,7 +28,8 @@ PHYSICAL = 64 << 30
 
 
 @pytest.fixture
-def engines(tmp_path: Path) -> Iterator[Lookalikes]:
+def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lookalikes]:
+    monkeypatch.setattr(answered, "LM_STUDIO", "127.0.0.1:9")  # whatever listens at 1234 here is not the test's
     lookalikes = Lookalikes(tmp_path / "bin")
     try:
         yield lookalikes
@@ -62,12 +63,12 @@ def written(found: Discovered, folder: Path) -> tuple[capacity.Capacity, str]:
 
 @pytest.fixture
 def ollama() -> Iterator[tuple[str, list[Any]]]:
-    """Answers as Ollama does at /api/ps; what it says is in the list."""
+    """Answers as Ollama does at /api/ps, and as LM Studio does at /v1/models; what it says is in the list."""
     said: list[Any] = []
 
     class Answers(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = json.dumps(said[0]).encode() if self.path == "/api/ps" else b"{}"
+            body = json.dumps(said[0]).encode() if self.path in ("/api/ps", "/v1/models") else b"{}"
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -140,6 +141,42 @@ def test_every_engine_is_found_matched_and_told_from_decoys(
     load = good.services["mlx-coder"].load_cmd
     assert isinstance(load, str)
     assert load.startswith(str(engines.folder / "mlx_lm.server"))
+
+
+def lms(engines: Lookalikes, *models: str, exits: str = "") -> Path:
+    """LM Studio's command line tool, as far as it is asked; `exits`: what it does when asked without --json."""
+    program = engines.folder / "lms"
+    program.parent.mkdir(parents=True, exist_ok=True)
+    listed = json.dumps([{"identifier": name, "modelKey": name, "sizeBytes": 9_000_000} for name in models])
+    rows = "\n".join(f"{name}  {name}  IDLE  9 MB" for name in models)
+    program.write_text(f"#!/bin/sh\n[ \"$2\" = --json ] && exec echo '{listed}'\n{exits}\necho '{rows}'\n")
+    program.chmod(0o755)
+    return program
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_probed"),
+    [({"data": [], "object": "list"}, True), ({"error": "token"}, False), (["nonsense"], False), (None, False)],
+)
+def test_lm_studio_is_probed_only_where_its_server_answers(
+    engines: Lookalikes,
+    tmp_path: Path,
+    ollama: tuple[str, list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    answer: Any,
+    is_probed: bool,
+) -> None:
+    """It is off until somebody switches it on; the model works all the same, in its window."""
+    host, said = ollama
+    lms(engines, "coder-14b")
+    engines.start("LM Studio")
+    if answer is not None:
+        said.append(answer)
+        monkeypatch.setattr(answered, "LM_STUDIO", host)
+    good, text = written(discovery.discover(eyes(engines)), tmp_path)
+    probe = good.services["lmstudio-coder-14b"].probe
+    assert (probe.url if probe else None) == (f"http://{host}/v1/chat/completions" if is_probed else None)
+    assert ("lms server start" in text) is not is_probed
 
 
 def test_only_large_containers_are_services(engines: Lookalikes, tmp_path: Path) -> None:

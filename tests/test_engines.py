@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from admitd import capacity, engines
+from admitd import answered, capacity, engines
 from admitd.core.terms import RAM, Service
 from admitd.engines import Draft, Found
 from admitd.processes import naming
@@ -97,8 +97,8 @@ def test_the_recipes_say_the_same(name: str, tmp_path: Path) -> None:
 
 def test_the_recipes_of_engines_that_are_asked_say_the_same(tmp_path: Path) -> None:
     pairs = {
-        "ollama": engines.ollama_model("qwen3:8b", None, "http://127.0.0.1:11434"),
-        "lm-studio": engines.lm_studio_model("coder-14b", "qwen2.5-coder-14b-instruct", None),
+        "ollama": answered.ollama_model("qwen3:8b", None, "http://127.0.0.1:11434"),
+        "lm-studio": answered.lm_studio_model("coder-14b", "qwen2.5-coder-14b-instruct", None, answered.LM_STUDIO),
     }
     for name, found in pairs.items():
         copy = tmp_path / f"{name}.yaml"
@@ -180,7 +180,10 @@ def test_sizes_as_engines_write_them(text: str | None, size: int | None) -> None
 
 def test_names_from_elsewhere_stay_text_in_commands() -> None:
     hostile = "x'; touch /tmp/owned; '"
-    for found in (engines.ollama_model(hostile, 1, "http://127.0.0.1:1"), engines.lm_studio_model(hostile, hostile, 1)):
+    for found in (
+        answered.ollama_model(hostile, 1, "http://127.0.0.1:1"),
+        answered.lm_studio_model(hostile, hostile, 1, None),
+    ):
         command = str(found.keys["loaded_check_cmd"])
         assert any(hostile in word for word in shlex.split(command)[:-1] + shlex.split(command)[-1:])
         assert "touch" not in shlex.split(command)
@@ -196,7 +199,7 @@ def test_what_ollama_is_asked_goes_to_the_server_that_was_found(tmp_path: Path, 
         '[ "$1" = ps ] && echo "qwen3:8b  500a  6 GB" || echo "$2" > "$0.stopped"\n'
     )
     ollama.chmod(0o755)
-    keys = engines.ollama_model("qwen3:8b", None, f"http://{host}").keys
+    keys = answered.ollama_model("qwen3:8b", None, f"http://{host}").keys
     for name in ("loaded_check_cmd", "unload_cmd"):
         command = keys[name] if isinstance(keys[name], str) else shlex.join(keys[name])
         done = subprocess.run(
@@ -204,4 +207,4 @@ def test_what_ollama_is_asked_goes_to_the_server_that_was_found(tmp_path: Path, 
         )
         assert done.returncode == 0, command
     assert (tmp_path / "ollama.stopped").read_text() == "qwen3:8b\n"
-    assert ("OLLAMA_HOST" in keys["loaded_check_cmd"]) == (host != engines.OLLAMA)
+    assert ("OLLAMA_HOST" in keys["loaded_check_cmd"]) == (host != answered.OLLAMA)
