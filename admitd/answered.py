@@ -1,7 +1,7 @@
 """answered: services of engines whose processes don't name what they hold, out of what such an engine answered: models
 of Ollama and of LM Studio, Docker's containers. Text in, drafts out; nothing is asked here.
 
-Each names the program that its commands run as it was found: whoever runs them may have another PATH.
+`program`: how the engine's own is named in commands; whoever runs them may have another PATH than who found it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ LM_STUDIO: Final = "127.0.0.1:1234"
 """Where LM Studio's server listens, once it is switched on, unless its settings say otherwise."""
 
 
-def ollama_model(model: str, size: int | None, base: str) -> Draft:
+def ollama_model(model: str, size: int | None, base: str, program: str = "ollama") -> Draft:
     """One model that Ollama has loaded, as its own service: its runners don't name it.
 
     Its commands name the server that was asked at `base`: whoever runs them may have another OLLAMA_HOST, or none.
     """
     host = base.removeprefix("http://")
     there = "" if host == OLLAMA else f"OLLAMA_HOST={shlex.quote(host)} "
+    ollama = there + shlex.quote(program)
     said = shlex.quote(json.dumps({"model": model, "keep_alive": -1}))
     asked = {"model": model, "prompt": "hi", "stream": False, "keep_alive": -1, "options": {"num_predict": 1}}
     return Draft(
@@ -35,9 +36,9 @@ def ollama_model(model: str, size: int | None, base: str) -> Draft:
         "a model of Ollama's",
         (),
         {
-            "loaded_check_cmd": f"{there}ollama ps | grep -q {shlex.quote('^' + _dotted(model) + ' ')}",
+            "loaded_check_cmd": f"{ollama} ps | grep -q {shlex.quote('^' + _dotted(model) + ' ')}",
             "load_cmd": f"curl -fsS {shlex.quote(base)}/api/generate -d {said}",
-            "unload_cmd": f"{there}ollama stop {shlex.quote(model)}" if there else ["ollama", "stop", model],
+            "unload_cmd": f"{ollama} stop {shlex.quote(model)}" if there else [program, "stop", model],
             "load_timeout_s": 180,
             "probe": {"url": f"{base}/api/generate", "json": asked},
         },
@@ -52,14 +53,14 @@ def _dotted(model: str) -> str:
     return re.sub(r"([.*^$\[\]\\])", r"\\\1", model)
 
 
-def lm_studio_model(identifier: str, key: str, size: int | None, server: str | None) -> Draft:
+def lm_studio_model(identifier: str, key: str, size: int | None, server: str | None, program: str = "lms") -> Draft:
     """One model that LM Studio has loaded: its workers don't name it. `server`: where its server answers; None where it
     is off, as it is until somebody switches it on: then a probe would be refused for ever, and the model be loaded
     again and again for that."""
     keys: dict[str, Any] = {
-        "loaded_check_cmd": f"lms ps | grep -qwF -- {shlex.quote(identifier)}",
-        "load_cmd": ["lms", "load", key, "--identifier", identifier, "-y"],
-        "unload_cmd": ["lms", "unload", identifier],
+        "loaded_check_cmd": f"{shlex.quote(program)} ps | grep -qwF -- {shlex.quote(identifier)}",
+        "load_cmd": [program, "load", key, "--identifier", identifier, "-y"],
+        "unload_cmd": [program, "unload", identifier],
         "load_timeout_s": 180,
     }
     notes = ["Turn just-in-time loading off in LM Studio, or a request loads a model without asking."]
@@ -81,17 +82,18 @@ def lm_studio_model(identifier: str, key: str, size: int | None, server: str | N
     )
 
 
-def container(name: str, held: int) -> Draft:
+def container(name: str, held: int, program: str = "docker") -> Draft:
     """One container on this very machine. Its processes are told by Docker alone."""
+    only = shlex.quote(f"name=^/{_dotted(name)}$")
     return Draft(
         name_of("docker", name),
         "dockerd",
         "a container",
         (),
         {
-            "loaded_check_cmd": f"docker ps -q --filter {shlex.quote(f'name=^/{_dotted(name)}$')} | grep -q .",
-            "load_cmd": ["docker", "start", name],
-            "unload_cmd": ["docker", "stop", name],
+            "loaded_check_cmd": f"{shlex.quote(program)} ps -q --filter {only} | grep -q .",
+            "load_cmd": [program, "start", name],
+            "unload_cmd": [program, "stop", name],
             "load_timeout_s": 120,
         },
         (),

@@ -15,6 +15,7 @@ from typing import Any, Final
 from admitd import actuator, answered, engines
 from admitd.core.units import MIB
 from admitd.engines import Draft
+from admitd.installing.wanted import ALWAYS_IN_PATH
 
 ASK_S: Final = 2.0
 PRINT_S: Final = 10.0
@@ -35,11 +36,14 @@ def ollama(environ: Mapping[str, str], home: Path) -> Said:
     listed = answer.get("models") if isinstance(answer, dict) else None
     if not isinstance(listed, list):
         return [], f"it runs, and does not say at http://{host}/api/ps which models it has loaded"
+    program = _named(shutil.which("ollama", path=environ.get("PATH")), "ollama")
     found = []
     for each in listed:
         name, size = (each.get("name"), each.get("size")) if isinstance(each, dict) else (None, None)
         if isinstance(name, str) and name.isprintable() and 0 < len(name) < 200:
-            found.append(answered.ollama_model(name, size if isinstance(size, int) else None, f"http://{host}"))
+            found.append(
+                answered.ollama_model(name, size if isinstance(size, int) else None, f"http://{host}", program)
+            )
     return found, None if found else "it runs and has no model loaded; load one, then: admit init --merge"
 
 
@@ -57,8 +61,16 @@ def lm_studio(environ: Mapping[str, str], home: Path) -> Said:
         if isinstance(each, dict) and isinstance(name := each.get("identifier"), str) and name.isprintable() and name:
             size, key = each.get("sizeBytes"), each.get("modelKey")
             key = key if isinstance(key, str) and key.isprintable() else name
-            found.append(answered.lm_studio_model(name, key, size if isinstance(size, int) else None, server))
+            found.append(
+                answered.lm_studio_model(name, key, size if isinstance(size, int) else None, server, _named(lms, "lms"))
+            )
     return found, None if found else "it runs and has no model loaded; load one, then: admit init --merge"
+
+
+def _named(found: str | None, name: str) -> str:
+    """How commands name the program that was found: by its path, unless it is where every daemon looks first."""
+    everywhere = shutil.which(name, path=":".join(ALWAYS_IN_PATH))
+    return name if found is None or found == everywhere else os.path.abspath(found)
 
 
 def _lists_models(answer: Any) -> bool:
@@ -77,7 +89,7 @@ def docker(environ: Mapping[str, str], home: Path) -> Said:
         if isinstance(name, str) and isinstance(used, str) and answered.CONTAINER.fullmatch(name):
             held = engines.amount(used.split("/")[0].strip(), "b")
             if held is not None and held >= LARGE:
-                found.append(answered.container(name, held))
+                found.append(answered.container(name, held, _named(program, "docker")))
     return found, None if found else f"it runs, and no container of it holds {LARGE // MIB} MB"
 
 

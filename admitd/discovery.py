@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from admitd import asking, engines, modelfiles, patterns, supervisors
+from admitd import asking, checks, engines, modelfiles, patterns, supervisors
 from admitd.core import headroom, sizing
 from admitd.core.respawn import Supervisor
 from admitd.core.sizing import Attention, Engine
@@ -37,13 +37,15 @@ CONTEXT: Final = 8192
 
 @dataclass(frozen=True, slots=True)
 class Sized:
-    """A draft with the way it is matched, its budget, and what is to be said of both. Amounts are bytes."""
+    """A draft with the way it is matched, its budget, and what is to be said of both. Amounts are bytes. `doubt`: what
+    its check said, where that was not that it is loaded, as it was when it was found."""
 
     draft: Draft
     way: Matching | None
     matched: str
     budget: int | None
     why: str
+    doubt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,11 @@ def discover(eyes: Eyes) -> Discovered:
     ids = _ids(look)
     drafts = _named_apart(drafts)
     matched = _matched(drafts, eyes)
-    services = tuple(_sized(draft, *matched[draft.name], ids, eyes) for draft in drafts)
+    doubts = _doubts(drafts)
+    services = tuple(
+        dataclasses.replace(_sized(draft, *matched[draft.name], ids, eyes), doubt=doubts.get(draft.name))
+        for draft in drafts
+    )
     installed = tuple(
         each.title
         for each in engines.ENGINES
@@ -242,6 +248,13 @@ def _named_apart(drafts: Iterable[Draft]) -> list[Draft]:
             name, number = f"{draft.name}-{number}", number + 1
         out[name] = dataclasses.replace(draft, name=name)
     return list(out.values())
+
+
+def _doubts(drafts: Sequence[Draft]) -> dict[str, str]:
+    """Run their checks once, as the daemon would: those that do not say what their engine said, and what they say."""
+    commands = {draft.name: draft.keys["loaded_check_cmd"] for draft in drafts if "loaded_check_cmd" in draft.keys}
+    said = {name: check.detail for name, check in checks.run_all(commands).items() if check.loaded is not True}
+    return {name: "".join(sign if sign.isprintable() else " " for sign in text[:300]) for name, text in said.items()}
 
 
 def _matched(drafts: Sequence[Draft], eyes: Eyes) -> dict[str, tuple[Matching | None, str]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from admitd import answered, capacity, changing, discovery, drafting, memory, processes
+from admitd import answered, capacity, changing, checks, discovery, drafting, memory, processes
 from admitd.core import respawn
 from admitd.core.units import MIB
 from admitd.discovery import Discovered, Eyes
@@ -149,7 +149,9 @@ def lms(engines: Lookalikes, *models: str, exits: str = "") -> Path:
     program.parent.mkdir(parents=True, exist_ok=True)
     listed = json.dumps([{"identifier": name, "modelKey": name, "sizeBytes": 9_000_000} for name in models])
     rows = "\n".join(f"{name}  {name}  IDLE  9 MB" for name in models)
-    program.write_text(f"#!/bin/sh\n[ \"$2\" = --json ] && exec echo '{listed}'\n{exits}\necho '{rows}'\n")
+    program.write_text(
+        f'#!/bin/sh\n[ "$2" = --json ] && exec echo {shlex.quote(listed)}\n{exits}\necho {shlex.quote(rows)}\n'
+    )
     program.chmod(0o755)
     return program
 
@@ -179,6 +181,42 @@ def test_lm_studio_is_probed_only_where_its_server_answers(
     assert ("lms server start" in text) is not is_probed
 
 
+def test_a_program_outside_of_path_is_named_by_its_path_and_its_check_says_loaded(
+    engines: Lookalikes, tmp_path: Path
+) -> None:
+    """A daemon that a supervisor starts has another PATH than the shell that init ran in."""
+    own = Lookalikes(tmp_path / ".lmstudio" / "bin")
+    program = lms(own, "coder-14b", "it's one")
+    engines.start("LM Studio")
+    found = discovery.discover(eyes(engines))
+    assert [(each.draft.name, each.doubt) for each in found.services] == [
+        ("lmstudio-coder-14b", None),
+        ("lmstudio-it-s-one", None),
+    ]
+    good, text = written(found, tmp_path)
+    commands = good.services["lmstudio-coder-14b"]
+    assert commands.loaded_check_cmd == f"{program} ps | grep -qwF -- coder-14b"
+    assert commands.unload_cmd == (str(program), "unload", "coder-14b")
+    assert {name: check.loaded for name, check in checks.run_all(good.check_commands).items()} == {
+        "lmstudio-coder-14b": True,
+        "lmstudio-it-s-one": True,
+    }
+    assert "Not to be trusted" not in text
+
+
+@pytest.mark.parametrize("exits", ["printf 'no\\033[31m\\nway\\n' >&2; exit 3", "exec sleep 600"])
+def test_a_check_that_does_not_say_loaded_is_not_to_be_trusted(engines: Lookalikes, tmp_path: Path, exits: str) -> None:
+    lms(engines, "coder-14b", exits=exits)
+    engines.start("LM Studio")
+    found = discovery.discover(eyes(engines))
+    (service,) = found.services
+    assert service.doubt is not None
+    good, text = written(found, tmp_path)
+    assert good.services["lmstudio-coder-14b"].loaded_check_cmd
+    before = text.split("    loaded_check_cmd:")[0].splitlines()[-3:]
+    assert "# Not to be trusted yet" in "\n".join(before)
+
+
 def test_only_large_containers_are_services(engines: Lookalikes, tmp_path: Path) -> None:
     engines.start("dockerd", "-H", "fd://")
     docker = engines.folder / "docker"
@@ -189,7 +227,7 @@ def test_only_large_containers_are_services(engines: Lookalikes, tmp_path: Path)
     found = discovery.discover(eyes(engines, {"PATH": f"{engines.folder}:/bin:/usr/bin"}))
     assert [(each.draft.name, each.budget) for each in found.services] == [("docker-db.1", 1792 * MIB)]
     good, _ = written(found, tmp_path)
-    assert good.services["docker-db.1"].unload_cmd == ("docker", "stop", "db.1")
+    assert good.services["docker-db.1"].unload_cmd == (str(docker), "stop", "db.1")
     docker.write_text("#!/bin/sh\nexit 1\n")
     assert "no container" in dict(discovery.discover(eyes(engines)).passed_over)["dockerd"]
 
