@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 
-from admitd import answered, capacity, changing, checks, discovery, drafting, memory, processes
+from admitd import answered, capacity, changing, checks, discovery, drafting, fromcommand, memory, processes
 from admitd.core import respawn
 from admitd.core.units import MIB
 from admitd.discovery import Discovered, Eyes
 from admitd.engines import Draft, Found, of
 from admitd.processes import cputime
 from admitd.processes.matching import Matcher
+from tests import test_estimate
 from tests.lookalikes import Lookalikes, Only
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="stand-ins by /proc")
@@ -308,6 +309,36 @@ def test_a_relative_model_is_loaded_in_its_folder(engines: Lookalikes, tmp_path:
     assert str(good.services["mlx-m"].load_cmd).startswith(
         f"cd {engines.folder} && exec {engines.folder}/mlx_lm.server"
     )
+
+
+@pytest.mark.parametrize(
+    ("asker", "server", "where"),
+    [
+        ({"HF_HUB_CACHE": "asked"}, None, "asked"),
+        ({"XDG_CACHE_HOME": "asked"}, {"HF_HOME": "its"}, "its/hub"),
+        ({"HF_HOME": "asked"}, {"XDG_CACHE_HOME": "its"}, "its/huggingface/hub"),
+        ({"HF_HOME": "asked"}, {"HOME": "its"}, "its/.cache/huggingface/hub"),
+    ],
+)
+def test_a_model_is_found_in_a_cache_that_was_moved(
+    engines: Lookalikes, tmp_path: Path, asker: dict[str, str], server: dict[str, str] | None, where: str
+) -> None:
+    """A server that runs knows where; whoever asks may have another cache, or none."""
+    snapshot = tmp_path / where / "models--org--M" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("abc")
+    test_estimate.folder(snapshot)
+    environ = {name: str(tmp_path / value) for name, value in asker.items()}
+    line = ("mlx_lm.server", "--model", "org/M", "--port", "82")
+    if server is None:
+        told = fromcommand.told(shlex.join(line), eyes(engines, environ), ())
+        assert told is not None
+        assert "its files say" in told.why
+        return
+    engines.start(*line, env={name: str(tmp_path / value) for name, value in server.items()})
+    (service,) = discovery.discover(eyes(engines, environ)).services
+    assert "its files say" in service.why
 
 
 def test_what_is_a_service_already_is_not_found_again(engines: Lookalikes, tmp_path: Path) -> None:
