@@ -20,31 +20,35 @@ LM_STUDIO: Final = "127.0.0.1:1234"
 """Where LM Studio's server listens, once it is switched on, unless its settings say otherwise."""
 
 
-def ollama_model(model: str, size: int | None, base: str, program: str = "ollama") -> Draft:
+def ollama_model(model: str, size: int | None, base: str, *, stays: bool, program: str = "ollama") -> Draft:
     """One model that Ollama has loaded, as its own service: its runners don't name it.
 
     Its commands name the server that was asked at `base`: whoever runs them may have another OLLAMA_HOST, or none.
+    `stays`: it does not go by itself. One that does, after some idle minutes, is not probed: any request that reaches
+    the model counts as use, and begins that time anew (Ollama's server/sched.go, useLoadedRunner).
     """
     host = base.removeprefix("http://")
     there = "" if host == OLLAMA else f"OLLAMA_HOST={shlex.quote(host)} "
     ollama = there + shlex.quote(program)
     said = shlex.quote(json.dumps({"model": model, "keep_alive": -1}))
-    asked = {"model": model, "prompt": "hi", "stream": False, "keep_alive": -1, "options": {"num_predict": 1}}
+    keys: dict[str, Any] = {
+        "loaded_check_cmd": f"{ollama} ps | grep -q {shlex.quote('^' + _dotted(model) + ' ')}",
+        "load_cmd": f"curl -fsS {shlex.quote(base)}/api/generate -d {said}",
+        "unload_cmd": f"{ollama} stop {shlex.quote(model)}" if there else [program, "stop", model],
+        "load_timeout_s": 180,
+    }
+    notes = ["Any request to Ollama loads a model without asking: OLLAMA_MAX_LOADED_MODELS=1 limits the harm."]
+    if stays:
+        asked = {"model": model, "prompt": "hi", "stream": False, "options": {"num_predict": 1}}
+        keys["probe"] = {"url": f"{base}/api/generate", "json": asked}
+    else:
+        notes.append(
+            "No probe: it was loaded to go by itself when it is idle, and a probe is a use, so that it would never go. "
+            "What admit loads stays; to have that probed, take this service out while it is loaded so, and run: "
+            "admit init --merge"
+        )
     return Draft(
-        name_of("ollama", model.replace(":", "-")),
-        "ollama",
-        "a model of Ollama's",
-        (),
-        {
-            "loaded_check_cmd": f"{ollama} ps | grep -q {shlex.quote('^' + _dotted(model) + ' ')}",
-            "load_cmd": f"curl -fsS {shlex.quote(base)}/api/generate -d {said}",
-            "unload_cmd": f"{ollama} stop {shlex.quote(model)}" if there else [program, "stop", model],
-            "load_timeout_s": 180,
-            "probe": {"url": f"{base}/api/generate", "json": asked},
-        },
-        ("Any request to Ollama loads a model without asking: OLLAMA_MAX_LOADED_MODELS=1 limits the harm.",),
-        budget=size,
-        model=None,
+        name_of("ollama", model.replace(":", "-")), "ollama", "a model of Ollama's", (), keys, tuple(notes), budget=size
     )
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -41,10 +42,16 @@ def ollama(environ: Mapping[str, str], home: Path) -> Said:
     for each in listed:
         name, size = (each.get("name"), each.get("size")) if isinstance(each, dict) else (None, None)
         if isinstance(name, str) and name.isprintable() and 0 < len(name) < 200:
-            found.append(
-                answered.ollama_model(name, size if isinstance(size, int) else None, f"http://{host}", program)
-            )
+            held = size if isinstance(size, int) else None
+            stays = _is_for_ever(each.get("expires_at"))
+            found.append(answered.ollama_model(name, held, f"http://{host}", stays=stays, program=program))
     return found, None if found else "it runs and has no model loaded; load one, then: admit init --merge"
+
+
+def _is_for_ever(expires_at: Any) -> bool:
+    """Whether a model stays: Ollama writes a time that is centuries away for it."""
+    year = expires_at[:4] if isinstance(expires_at, str) else ""
+    return year.isascii() and year.isdigit() and int(year) > time.gmtime().tm_year + 100
 
 
 def lm_studio(environ: Mapping[str, str], home: Path) -> Said:

@@ -218,6 +218,28 @@ def test_a_check_that_does_not_say_loaded_is_not_to_be_trusted(engines: Lookalik
     assert "# Not to be trusted yet" in "\n".join(before)
 
 
+@pytest.mark.parametrize(
+    ("expires_at", "stays"),
+    [
+        ("2318-03-05T07:20:00.1+01:00", True),  # keep_alive -1
+        ("2026-11-22T07:25:00.1+01:00", False),
+        ("0001-01-01T00:00:00Z", False),
+        ("x", False),
+        (None, False),
+    ],
+)
+def test_a_probe_does_not_keep_a_model_that_ollama_would_let_go(
+    engines: Lookalikes, tmp_path: Path, ollama: tuple[str, list[Any]], expires_at: Any, stays: bool
+) -> None:
+    host, said = ollama
+    said.append({"models": [{"name": "qwen3:8b", "size": 5 << 30, "expires_at": expires_at}]})
+    engines.start("ollama", "serve")
+    good, _ = written(discovery.discover(eyes(engines, {"OLLAMA_HOST": host})), tmp_path)
+    probe = good.services["ollama-qwen3-8b"].probe
+    assert (probe is not None) is stays
+    assert probe is None or "keep_alive" not in probe.json
+
+
 def test_only_large_containers_are_services(engines: Lookalikes, tmp_path: Path) -> None:
     engines.start("dockerd", "-H", "fd://")
     docker = engines.folder / "docker"

@@ -97,7 +97,7 @@ def test_the_recipes_say_the_same(name: str, tmp_path: Path) -> None:
 
 def test_the_recipes_of_engines_that_are_asked_say_the_same(tmp_path: Path) -> None:
     pairs = {
-        "ollama": answered.ollama_model("qwen3:8b", None, "http://127.0.0.1:11434"),
+        "ollama": answered.ollama_model("qwen3:8b", None, "http://127.0.0.1:11434", stays=True),
         "lm-studio": answered.lm_studio_model("coder-14b", "qwen2.5-coder-14b-instruct", None, answered.LM_STUDIO),
     }
     for name, found in pairs.items():
@@ -181,7 +181,7 @@ def test_sizes_as_engines_write_them(text: str | None, size: int | None) -> None
 def test_names_from_elsewhere_stay_text_in_commands() -> None:
     hostile = "x'; touch /tmp/owned; '"
     for found in (
-        answered.ollama_model(hostile, 1, "http://127.0.0.1:1"),
+        answered.ollama_model(hostile, 1, "http://127.0.0.1:1", stays=True),
         answered.lm_studio_model(hostile, hostile, 1, None),
     ):
         command = str(found.keys["loaded_check_cmd"])
@@ -199,7 +199,7 @@ def test_what_ollama_is_asked_goes_to_the_server_that_was_found(tmp_path: Path, 
         '[ "$1" = ps ] && echo "qwen3:8b  500a  6 GB" || echo "$2" > "$0.stopped"\n'
     )
     ollama.chmod(0o755)
-    keys = answered.ollama_model("qwen3:8b", None, f"http://{host}").keys
+    keys = answered.ollama_model("qwen3:8b", None, f"http://{host}", stays=False).keys
     for name in ("loaded_check_cmd", "unload_cmd"):
         command = keys[name] if isinstance(keys[name], str) else shlex.join(keys[name])
         done = subprocess.run(
