@@ -256,7 +256,10 @@ def _qemu(found: Found) -> Draft | None:
     held = amount(sized)
     keys: dict[str, Any] = {"priority": PRIORITY + 10, **_loading(found), "load_timeout_s": 60}
     if utm:
-        keys |= {"load_cmd": ["utmctl", "start", guest], "unload_cmd": ["utmctl", "stop", guest]}
+        app = re.match(r"(/.*?\.app)/Contents/", found.argv[0])
+        utmctl = f"{app[1]}/Contents/MacOS/utmctl" if app else "utmctl"  # in PATH only where somebody linked it
+        # Without --request it pulls the plug (UTM's utmctl/UTMCtl.swift).
+        keys |= {"load_cmd": [utmctl, "start", guest], "unload_cmd": [utmctl, "stop", "--request", guest]}
     elif given.startswith("guest="):  # as libvirt writes it
         virsh = ["virsh", "--connect", "qemu:///session" if found.mine else "qemu:///system"]
         keys |= {"load_cmd": [*virsh, "start", guest], "unload_cmd": [*virsh, "shutdown", guest]}

@@ -124,6 +124,43 @@ def test_the_recipe_of_a_virtual_machine_says_the_same() -> None:
     assert found.keys["unload_cmd"][-2:] == ["shutdown", "builder"]
 
 
+@pytest.mark.parametrize(
+    ("program", "utmctl"),
+    [
+        (
+            "/Applications/UTM.app/Contents/XPCServices/QEMUHelper.xpc/Contents/MacOS/QEMULauncher",
+            "/Applications/UTM.app/Contents/MacOS/utmctl",
+        ),
+        ("'/Users/u/My Apps/UTM.app/Contents/X/QEMULauncher'", "/Users/u/My Apps/UTM.app/Contents/MacOS/utmctl"),
+        ("QEMULauncher", "utmctl"),
+    ],
+)
+def test_a_machine_of_utm_is_asked_to_shut_down(program: str, utmctl: str) -> None:
+    found = draft(f"{program} -name box -m 4096")
+    assert found is not None
+    assert found.keys["load_cmd"] == [utmctl, "start", "box"]
+    assert found.keys["unload_cmd"] == [utmctl, "stop", "--request", "box"]
+
+
+def test_the_recipe_of_docker_says_the_same(tmp_path: Path) -> None:
+    copy = tmp_path / "docker.yaml"
+    shutil.copyfile(RECIPES / copy.name, copy)
+    copy.chmod(0o600)
+    services = capacity.load(copy, detect_physical=lambda: 64 << 30).services
+    desktop = draft("/Applications/Docker.app/Contents/MacOS/com.docker.virtualization --kernel k")
+    assert desktop is not None
+    assert services[desktop.name].process_pattern == desktop.ways[0].pattern
+    container = answered.container("postgres", 1)
+    assert services[container.name].loaded_check_cmd == container.keys["loaded_check_cmd"]
+    for found in (desktop, container):
+        service = services[found.name]
+        assert (service.load_cmd, service.unload_cmd) == tuple(
+            tuple(found.keys[f"{do}_cmd"]) for do in ("load", "unload")
+        )
+        assert service.load_timeout_s == found.keys["load_timeout_s"]
+        assert service.evictable is found.keys.get("evictable", True)
+
+
 DRAFTS = [
     ("mlx_lm.server --model org/Qwen3-8B-4bit --port 81", "mlx-qwen3-8b-4bit", ":81/v1/chat/completions"),
     ("mlx_lm.server", "mlx", ":8080/v1/chat/completions"),
