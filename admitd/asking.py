@@ -17,6 +17,7 @@ from admitd import actuator, answered, engines
 from admitd.core.units import MIB
 from admitd.engines import Draft
 from admitd.installing.wanted import ALWAYS_IN_PATH
+from admitd.probe import cut_after
 
 ASK_S: Final = 2.0
 PRINT_S: Final = 10.0
@@ -101,14 +102,15 @@ def docker(environ: Mapping[str, str], home: Path) -> Said:
 
 
 def _answered(host: str, path: str) -> Any:
-    """What a server on this machine answers; None where it does not."""
+    """What a server on this machine answers; None where it does not, or not all of it in time."""
     try:
         client = http.client.HTTPConnection(host, timeout=ASK_S)
     except http.client.HTTPException:
         return None
     try:
-        client.request("GET", path)
-        return _parsed(client.getresponse().read(ANSWER_MAX))
+        with cut_after(client, ASK_S):
+            client.request("GET", path)
+            return _parsed(client.getresponse().read(ANSWER_MAX))
     except (OSError, http.client.HTTPException, ValueError):
         return None
     finally:

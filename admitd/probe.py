@@ -44,7 +44,7 @@ def ask(probe: Probe, timeout_s: float | None = None) -> Heard:
     kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
     connection = kind(url.hostname or "", url.port, timeout=bound)
     try:
-        with _cut_after(connection, bound):
+        with cut_after(connection, bound):
             answered, detail = _exchange(connection, probe)
         if time.monotonic() - began >= bound:
             answered, detail = False, _late(probe, bound)
@@ -78,7 +78,7 @@ def _exchange(connection: HTTPConnection, probe: Probe) -> tuple[bool, str]:
 
 
 @contextlib.contextmanager
-def _cut_after(connection: HTTPConnection, bound: float) -> Iterator[None]:
+def cut_after(connection: HTTPConnection, bound: float) -> Iterator[None]:
     """Connect, and end the connection after `bound`: a socket's own timeout begins anew with every byte."""
     connection.connect()
     sock = connection.sock  # kept here: http.client forgets it as soon as it has seen the headers
