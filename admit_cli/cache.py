@@ -122,7 +122,7 @@ def _evict_repo(name: str) -> int:
 
 
 def _hub_folder() -> Path:
-    return huggingface.default_folder(os.environ, places.home(os.environ))
+    return Path(places.hub_folder(os.environ, places.home(os.environ)))
 
 
 def _hub() -> tuple[HubContents | None, str | None]:

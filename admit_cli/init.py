@@ -115,6 +115,8 @@ def _show(found: Discovered, entries: list[Entry]) -> None:
                 printable(f"      {each.way.pattern}" + (f"  program: {each.way.program}" if each.way.program else ""))
             )
         tell(f"      {each.matched}")
+        if each.doubt is not None:
+            tell(printable(f"      {drafting.doubt(each.doubt)}"))
         if entry.why_not is not None:
             tell(f"      not declared: {entry.why_not}")
     for engine, why in found.passed_over:
@@ -148,6 +150,7 @@ def _written(values: dict[str, Any], report: dict[str, Any], found: Discovered, 
                 "process_pattern": None if each.way is None else each.way.pattern,
                 "program": None if each.way is None else each.way.program,
                 "matched": each.matched,
+                "doubt": each.doubt,
                 "declared": entry.why_not is None,
                 "why_not": entry.why_not,
             }

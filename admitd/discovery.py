@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from admitd import asking, engines, modelfiles, patterns, supervisors
+from admitd import asking, checks, engines, modelfiles, patterns, places, supervisors
 from admitd.core import headroom, sizing
 from admitd.core.respawn import Supervisor
 from admitd.core.sizing import Attention, Engine
@@ -31,19 +31,22 @@ from admitd.processes.matching import Matcher
 from admitd.processes.table import Look, ProcessTable
 
 ENVIRON_MAX: Final = 1 << 20
+PLACES: Final = frozenset({"PATH", "HOME", "HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"})
 CONTEXT: Final = 8192
 """Tokens that an estimate goes by where the command line names none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sized:
-    """A draft with the way it is matched, its budget, and what is to be said of both. Amounts are bytes."""
+    """A draft with the way it is matched, its budget, and what is to be said of both. Amounts are bytes. `doubt`: what
+    its check said, where that was not that it is loaded, as it was when it was found."""
 
     draft: Draft
     way: Matching | None
     matched: str
     budget: int | None
     why: str
+    doubt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,11 @@ def discover(eyes: Eyes) -> Discovered:
     ids = _ids(look)
     drafts = _named_apart(drafts)
     matched = _matched(drafts, eyes)
-    services = tuple(_sized(draft, *matched[draft.name], ids, eyes) for draft in drafts)
+    doubts = _doubts(drafts)
+    services = tuple(
+        dataclasses.replace(_sized(draft, *matched[draft.name], ids, eyes), doubt=doubts.get(draft.name))
+        for draft in drafts
+    )
     installed = tuple(
         each.title
         for each in engines.ENGINES
@@ -161,11 +168,11 @@ def _found(look: Look, eyes: Eyes) -> list[Found]:
     for (engine, argv), members in groups.items():
         sighting, line = members[0]
         pid = sighting.process.id.pid
-        cwd, path = _surroundings(pid)
+        cwd, environ = _surroundings(pid)
         pids = tuple(sorted(each.process.id.pid for each, _ in members))
         mine = sighting.process.uid == os.geteuid()
         whole = len(look.lines[pid]) < naming.LOOKED_AT  # else its end is not known
-        command = _command(line, cwd, path or eyes.environ.get("PATH", "")) if whole else None
+        command = _command(line, cwd, (environ or {}).get("PATH") or eyes.environ.get("PATH", "")) if whole else None
         found.append(Found(engine, pids, argv, line.program, mine, cwd, command))
     return found
 
@@ -200,22 +207,23 @@ def under(draft: Draft, keeper: Supervisor | None) -> Draft:
     return dataclasses.replace(draft, keys=keys, notes=(*draft.notes, f"Kept running by {keeper.name}."))
 
 
-def _surroundings(pid: int) -> tuple[str | None, str | None]:
-    """A process's folder and its PATH, where they can be read; macOS shows nobody an environment."""
+def _surroundings(pid: int) -> tuple[str | None, Mapping[str, str] | None]:
+    """A process's folder, and what of its environment decides where files are found, where they can be read; macOS
+    shows nobody an environment."""
     if sys.platform == "darwin":
         from admitd.processes import darwin
 
         return darwin.folder(pid, darwin.load()), None
-    cwd = path = None
+    cwd = environ = None
     try:
         cwd = os.readlink(f"/proc/{pid}/cwd")
-        environ = Path(f"/proc/{pid}/environ").read_bytes()[:ENVIRON_MAX]
-        found = [each[5:] for each in environ.split(b"\0") if each.startswith(b"PATH=")]
-        path = found[0].decode("utf-8", "surrogateescape") if found else None
+        lines = Path(f"/proc/{pid}/environ").read_bytes()[:ENVIRON_MAX].split(b"\0")
+        pairs = [line.decode("utf-8", "surrogateescape").partition("=") for line in lines]
+        # What is no text can't be written down as such.
+        environ = {name: value for name, _, value in pairs if name in PLACES and value.isprintable()}
     except OSError:
         pass
-    # What is no text can't be written down as such.
-    return cwd if cwd and cwd.isprintable() else None, path if path and path.isprintable() else None
+    return cwd if cwd and cwd.isprintable() else None, environ
 
 
 def _command(line: naming.Line, cwd: str | None, path: str) -> str:
@@ -242,6 +250,13 @@ def _named_apart(drafts: Iterable[Draft]) -> list[Draft]:
             name, number = f"{draft.name}-{number}", number + 1
         out[name] = dataclasses.replace(draft, name=name)
     return list(out.values())
+
+
+def _doubts(drafts: Sequence[Draft]) -> dict[str, str]:
+    """Run their checks once, as the daemon would: those that do not say what their engine said, and what they say."""
+    commands = {draft.name: draft.keys["loaded_check_cmd"] for draft in drafts if "loaded_check_cmd" in draft.keys}
+    said = {name: check.detail for name, check in checks.run_all(commands).items() if check.loaded is not True}
+    return {name: "".join(sign if sign.isprintable() else " " for sign in text[:300]) for name, text in said.items()}
 
 
 def _matched(drafts: Sequence[Draft], eyes: Eyes) -> dict[str, tuple[Matching | None, str]]:
@@ -327,13 +342,14 @@ def _model_path(draft: Draft, eyes: Eyes) -> Path | None:
     """Where the model lies: a path, from the folder of its server, or a repository in Hugging Face's cache."""
     if draft.model is None:
         return None
-    cwd = _surroundings(draft.pids[0])[0] if draft.pids else None
+    cwd, environ = _surroundings(draft.pids[0]) if draft.pids else (None, None)
     path = os.path.expanduser(draft.model)
     path = os.path.join(cwd, path) if cwd else path
     if os.path.isabs(path) and os.path.exists(path):
         return Path(path)
-    hub = Path(eyes.environ.get("HF_HOME") or eyes.home / ".cache" / "huggingface") / "hub"
-    cached = hub / ("models--" + draft.model.split(":")[0].replace("/", "--"))
+    theirs = eyes.environ if environ is None else environ  # a server that runs knows where it found its own
+    hub = places.hub_folder(theirs, theirs.get("HOME") or str(eyes.home))
+    cached = Path(cwd or "", hub) / ("models--" + draft.model.split(":")[0].replace("/", "--"))
     return cached if os.path.isdir(cached) else None
 
 

@@ -128,6 +128,14 @@ def whole(host: Machine, services: Sequence[Entry], found: Discovered, day: str)
     return text + _TAIL
 
 
+def doubt(said: str) -> str:
+    """What is to be said of a check that does not say what its engine says."""
+    return (
+        f"Not to be trusted yet: it is loaded, and its loaded_check_cmd does not say so ({said}). "
+        "Until it does, nothing is charged for it: mend it."
+    )
+
+
 def _why_not(each: Sized, pool: int) -> str:
     if each.budget is None:
         return "nothing tells what it will hold; write its ram_budget_mb, and take the # out"
@@ -156,6 +164,8 @@ def _entry(each: Sized, others: Sequence[str], why_not: str | None) -> Entry:
             lines += yamlwrite.lines("program", each.way.program, 2)
     for key, content in keys.items():
         value[key] = content
+        if key == "loaded_check_cmd" and each.doubt is not None:
+            lines += _inside(doubt(each.doubt))
         lines += yamlwrite.lines(key, content, 2)
     if "load_cmd" not in value:
         lines += _inside("No load_cmd: it belongs to another user, or its command line is too long. admit counts it.")

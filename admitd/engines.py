@@ -6,9 +6,7 @@ config/recipes/ says the same to people; a test compares the two. What was tried
 
 from __future__ import annotations
 
-import json
 import re
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -17,12 +15,9 @@ from admitd.core.units import MIB
 
 PRIORITY: Final = 0
 """As that of a service without one in the file: what is declared later, by hand, is their equal."""
-_ASKED: Final = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+ONE_TOKEN: Final = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
 _SPECIAL: Final = re.compile(r"([.^$*+?{}\[\]\\|()])")
-CONTAINER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,100}")
 _END: Final = "( |$)"
-OLLAMA: Final = "127.0.0.1:11434"
-"""Where Ollama listens, and where its own commands ask, unless OLLAMA_HOST says otherwise."""
 _QEMU_OWN: Final = 512 * MIB
 _SIZES: Final = {"": MIB, "m": MIB, "g": 1 << 30, "k": 1 << 10, "t": 1 << 40, "b": 1}
 
@@ -208,7 +203,7 @@ def _vllm(found: Found) -> Draft | None:
     front = "vllm serve" if served else r"vllm\.entrypoints\.openai\.api_server"
     patterns = [each for each in (_port_way(front, found.argv), _model_way(front, model) if model else None) if each]
     asked = option(found.argv, "--served-model-name") or model
-    probe = {"url": f"{base}/v1/chat/completions", "startup_grace_s": 300, "json": {"model": asked, **_ASKED}}
+    probe = {"url": f"{base}/v1/chat/completions", "startup_grace_s": 300, "json": {"model": asked, **ONE_TOKEN}}
     return Draft(
         name_of("vllm", short(model)),
         "vllm",
@@ -261,7 +256,10 @@ def _qemu(found: Found) -> Draft | None:
     held = amount(sized)
     keys: dict[str, Any] = {"priority": PRIORITY + 10, **_loading(found), "load_timeout_s": 60}
     if utm:
-        keys |= {"load_cmd": ["utmctl", "start", guest], "unload_cmd": ["utmctl", "stop", guest]}
+        app = re.match(r"(/.*?\.app)/Contents/", found.argv[0])
+        utmctl = f"{app[1]}/Contents/MacOS/utmctl" if app else "utmctl"  # in PATH only where somebody linked it
+        # Without --request it pulls the plug (UTM's utmctl/UTMCtl.swift).
+        keys |= {"load_cmd": [utmctl, "start", guest], "unload_cmd": [utmctl, "stop", "--request", guest]}
     elif given.startswith("guest="):  # as libvirt writes it
         virsh = ["virsh", "--connect", "qemu:///session" if found.mine else "qemu:///system"]
         keys |= {"load_cmd": [*virsh, "start", guest], "unload_cmd": [*virsh, "shutdown", guest]}
@@ -293,75 +291,6 @@ def _docker(found: Found) -> Draft | None:
         },
         ("Its memory is what Docker Desktop's settings grant the virtual machine.",),
         found.pids,
-    )
-
-
-def ollama_model(model: str, size: int | None, base: str) -> Draft:
-    """One model that Ollama has loaded, as its own service: its runners don't name it.
-
-    Its commands name the server that was asked at `base`: whoever runs them may have another OLLAMA_HOST, or none.
-    """
-    host = base.removeprefix("http://")
-    there = "" if host == OLLAMA else f"OLLAMA_HOST={shlex.quote(host)} "
-    said = shlex.quote(json.dumps({"model": model, "keep_alive": -1}))
-    asked = {"model": model, "prompt": "hi", "stream": False, "keep_alive": -1, "options": {"num_predict": 1}}
-    return Draft(
-        name_of("ollama", model.replace(":", "-")),
-        "ollama",
-        "a model of Ollama's",
-        (),
-        {
-            "loaded_check_cmd": f"{there}ollama ps | grep -q {shlex.quote('^' + _dotted(model) + ' ')}",
-            "load_cmd": f"curl -fsS {shlex.quote(base)}/api/generate -d {said}",
-            "unload_cmd": f"{there}ollama stop {shlex.quote(model)}" if there else ["ollama", "stop", model],
-            "load_timeout_s": 180,
-            "probe": {"url": f"{base}/api/generate", "json": asked},
-        },
-        ("Any request to Ollama loads a model without asking: OLLAMA_MAX_LOADED_MODELS=1 limits the harm.",),
-        budget=size,
-        model=None,
-    )
-
-
-def _dotted(model: str) -> str:
-    """As grep reads it, where only these few signs are special."""
-    return re.sub(r"([.*^$\[\]\\])", r"\\\1", model)
-
-
-def lm_studio_model(identifier: str, key: str, size: int | None) -> Draft:
-    """One model that LM Studio has loaded: its workers don't name it."""
-    return Draft(
-        name_of("lmstudio", short(identifier)),
-        "lm-studio",
-        "a model of LM Studio's",
-        (),
-        {
-            "loaded_check_cmd": f"lms ps | grep -qwF -- {shlex.quote(identifier)}",
-            "load_cmd": ["lms", "load", key, "--identifier", identifier, "-y"],
-            "unload_cmd": ["lms", "unload", identifier],
-            "load_timeout_s": 180,
-            "probe": {"url": "http://127.0.0.1:1234/v1/chat/completions", "json": {"model": identifier, **_ASKED}},
-        },
-        ("Turn just-in-time loading off in LM Studio, or a request loads a model without asking.",),
-        budget=size,
-    )
-
-
-def container(name: str, held: int) -> Draft:
-    """One container on this very machine. Its processes are told by Docker alone."""
-    return Draft(
-        name_of("docker", name),
-        "dockerd",
-        "a container",
-        (),
-        {
-            "loaded_check_cmd": f"docker ps -q --filter {shlex.quote(f'name=^/{_dotted(name)}$')} | grep -q .",
-            "load_cmd": ["docker", "start", name],
-            "unload_cmd": ["docker", "stop", name],
-            "load_timeout_s": 120,
-        },
-        (),
-        budget=held,
     )
 
 

@@ -126,7 +126,7 @@ class Errands:
             with self._watch.own_probe(service):
                 said = ask(probe)
             after = self._watch.progress(service)
-            heard = Heard(service, said.answered, said.detail, said.took_s, before, after)
+            heard = Heard(service, said.answered, said.detail, said.took_s, before, after, said.refused)
         except Exception as problem:  # who asked must be answered
             heard = Heard(service, False, f"{type(problem).__name__}: {problem}", 0.0)
         self._arrive(partial(self._answered, heard))

@@ -66,6 +66,17 @@ def alive_path(environ: Mapping[str, str], port: int) -> str:
     return os.path.join(user_folder(environ), f"admitd-{port}.alive")
 
 
+def hub_folder(environ: Mapping[str, str], home: str) -> str:
+    """Where Hugging Face's library keeps its cache, for who runs in `environ`; it is not asked."""
+    if environ.get("HF_HUB_CACHE"):
+        named = environ["HF_HUB_CACHE"]
+    elif environ.get("HF_HOME"):
+        named = os.path.join(environ["HF_HOME"], "hub")
+    else:
+        named = os.path.join(environ.get("XDG_CACHE_HOME") or os.path.join(home, ".cache"), "huggingface", "hub")
+    return os.path.expandvars(os.path.expanduser(named))
+
+
 def log_path(environ: Mapping[str, str], service: str) -> str:
     """Where the output of a service's load_cmd goes."""
     return os.path.join(user_folder(environ), "logs", f"{service}.log")

@@ -22,11 +22,12 @@ READ_MAX: Final = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What a probe heard. `answered`: the status that was expected."""
+    """What a probe heard. `answered`: the status that was expected; `refused`: nobody listens there."""
 
     answered: bool
     detail: str
     took_s: float
+    refused: bool = False
 
 
 def ask(probe: Probe, timeout_s: float | None = None) -> Heard:
@@ -37,22 +38,24 @@ def ask(probe: Probe, timeout_s: float | None = None) -> Heard:
     import http.client  # 15 ms of imports that only a probe needs
 
     began = time.monotonic()
+    refused = False
     bound = probe.timeout_s if timeout_s is None else min(timeout_s, probe.timeout_s)
     url = urlsplit(probe.url)
     kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
     connection = kind(url.hostname or "", url.port, timeout=bound)
     try:
-        with _cut_after(connection, bound):
+        with cut_after(connection, bound):
             answered, detail = _exchange(connection, probe)
         if time.monotonic() - began >= bound:
             answered, detail = False, _late(probe, bound)
     except (OSError, ValueError, http.client.HTTPException) as problem:
+        refused = isinstance(problem, ConnectionRefusedError)
         why = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
         is_late = isinstance(problem, TimeoutError) or time.monotonic() - began >= bound
         answered, detail = False, _late(probe, bound) if is_late else f"{probe.url}: {why}"
     finally:
         connection.close()
-    return Heard(answered, detail, time.monotonic() - began)
+    return Heard(answered, detail, time.monotonic() - began, refused)
 
 
 def _late(probe: Probe, bound: float) -> str:
@@ -75,7 +78,7 @@ def _exchange(connection: HTTPConnection, probe: Probe) -> tuple[bool, str]:
 
 
 @contextlib.contextmanager
-def _cut_after(connection: HTTPConnection, bound: float) -> Iterator[None]:
+def cut_after(connection: HTTPConnection, bound: float) -> Iterator[None]:
     """Connect, and end the connection after `bound`: a socket's own timeout begins anew with every byte."""
     connection.connect()
     sock = connection.sock  # kept here: http.client forgets it as soon as it has seen the headers

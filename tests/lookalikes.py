@@ -22,13 +22,13 @@ class Lookalikes:
         self.folder = folder
         self.started: list[subprocess.Popen[bytes]] = []
 
-    def start(self, *argv: str) -> int:
+    def start(self, *argv: str, env: dict[str, str] | None = None) -> int:
         """Start something called argv[0], through its #! line, as pip installs programs; its pid."""
         program = self.folder / argv[0]
         program.parent.mkdir(parents=True, exist_ok=True)
         program.write_text(STANDS)
         program.chmod(0o755)
-        process = subprocess.Popen([str(program), *argv[1:]], stdin=subprocess.PIPE, cwd=self.folder)
+        process = subprocess.Popen([str(program), *argv[1:]], stdin=subprocess.PIPE, cwd=self.folder, env=env)
         self.started.append(process)
         return process.pid
 

@@ -89,6 +89,7 @@ ORDER = (
     "admitd/activity.py",
     "admitd/measuring.py",
     "admitd/engines.py",
+    "admitd/answered.py",
     "admitd/asking.py",
     "admitd/discovery.py",
     "admitd/drafting.py",

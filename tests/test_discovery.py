@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -14,21 +15,25 @@ from typing import Any
 
 import pytest
 
-from admitd import capacity, changing, discovery, drafting, memory, processes
+from admitd import answered, capacity, changing, checks, discovery, drafting, fromcommand, memory, processes
 from admitd.core import respawn
 from admitd.core.units import MIB
 from admitd.discovery import Discovered, Eyes
 from admitd.engines import Draft, Found, of
 from admitd.processes import cputime
 from admitd.processes.matching import Matcher
+from tests import test_estimate
 from tests.lookalikes import Lookalikes, Only
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="stand-ins by /proc")
 PHYSICAL = 64 << 30
+DRIP = object()
+"""An answer that has no end."""
 
 
 @pytest.fixture
-def engines(tmp_path: Path) -> Iterator[Lookalikes]:
+def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lookalikes]:
+    monkeypatch.setattr(answered, "LM_STUDIO", "127.0.0.1:9")  # whatever listens at 1234 here is not the test's
     lookalikes = Lookalikes(tmp_path / "bin")
     try:
         yield lookalikes
@@ -62,16 +67,26 @@ def written(found: Discovered, folder: Path) -> tuple[capacity.Capacity, str]:
 
 @pytest.fixture
 def ollama() -> Iterator[tuple[str, list[Any]]]:
-    """Answers as Ollama does at /api/ps; what it says is in the list."""
+    """Answers as Ollama does at /api/ps, and as LM Studio does at /v1/models; what it says is in the list."""
     said: list[Any] = []
 
     class Answers(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = json.dumps(said[0]).encode() if self.path == "/api/ps" else b"{}"
+            if said and said[0] is DRIP:
+                self.drip()
+                return
+            body = json.dumps(said[0]).encode() if self.path in ("/api/ps", "/v1/models") else b"{}"
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
+
+        def drip(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while not threading.Event().wait(0.2):
+                    self.wfile.write(b" ")
 
         def log_message(self, *_: object) -> None:
             """Says nothing."""
@@ -142,6 +157,102 @@ def test_every_engine_is_found_matched_and_told_from_decoys(
     assert load.startswith(str(engines.folder / "mlx_lm.server"))
 
 
+def lms(engines: Lookalikes, *models: str, exits: str = "") -> Path:
+    """LM Studio's command line tool, as far as it is asked; `exits`: what it does when asked without --json."""
+    program = engines.folder / "lms"
+    program.parent.mkdir(parents=True, exist_ok=True)
+    listed = json.dumps([{"identifier": name, "modelKey": name, "sizeBytes": 9_000_000} for name in models])
+    rows = "\n".join(f"{name}  {name}  IDLE  9 MB" for name in models)
+    program.write_text(
+        f'#!/bin/sh\n[ "$2" = --json ] && exec echo {shlex.quote(listed)}\n{exits}\necho {shlex.quote(rows)}\n'
+    )
+    program.chmod(0o755)
+    return program
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_probed"),
+    [({"data": []}, True), ({"error": "token"}, False), (["nonsense"], False), (DRIP, False), (None, False)],
+)
+def test_lm_studio_is_probed_only_where_its_server_answers(
+    engines: Lookalikes,
+    tmp_path: Path,
+    ollama: tuple[str, list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    answer: Any,
+    is_probed: bool,
+) -> None:
+    """It is off until somebody switches it on; the model works all the same, in its window."""
+    host, said = ollama
+    lms(engines, "coder-14b")
+    engines.start("LM Studio")
+    if answer is not None:
+        said.append(answer)
+        monkeypatch.setattr(answered, "LM_STUDIO", host)
+    good, text = written(discovery.discover(eyes(engines)), tmp_path)
+    probe = good.services["lmstudio-coder-14b"].probe
+    assert (probe.url if probe else None) == (f"http://{host}/v1/chat/completions" if is_probed else None)
+    assert ("lms server start" in text) is not is_probed
+
+
+def test_a_program_outside_of_path_is_named_by_its_path_and_its_check_says_loaded(
+    engines: Lookalikes, tmp_path: Path
+) -> None:
+    """A daemon that a supervisor starts has another PATH than the shell that init ran in."""
+    own = Lookalikes(tmp_path / ".lmstudio" / "bin")
+    program = lms(own, "coder-14b", "it's one")
+    engines.start("LM Studio")
+    found = discovery.discover(eyes(engines))
+    assert [(each.draft.name, each.doubt) for each in found.services] == [
+        ("lmstudio-coder-14b", None),
+        ("lmstudio-it-s-one", None),
+    ]
+    good, text = written(found, tmp_path)
+    commands = good.services["lmstudio-coder-14b"]
+    assert commands.loaded_check_cmd == f"{program} ps | grep -qwF -- coder-14b"
+    assert commands.unload_cmd == (str(program), "unload", "coder-14b")
+    assert {name: check.loaded for name, check in checks.run_all(good.check_commands).items()} == {
+        "lmstudio-coder-14b": True,
+        "lmstudio-it-s-one": True,
+    }
+    assert "Not to be trusted" not in text
+
+
+@pytest.mark.parametrize("exits", ["printf 'no\\033[31m\\nway\\n' >&2; exit 3", "exec sleep 600"])
+def test_a_check_that_does_not_say_loaded_is_not_to_be_trusted(engines: Lookalikes, tmp_path: Path, exits: str) -> None:
+    lms(engines, "coder-14b", exits=exits)
+    engines.start("LM Studio")
+    found = discovery.discover(eyes(engines))
+    (service,) = found.services
+    assert service.doubt is not None
+    good, text = written(found, tmp_path)
+    assert good.services["lmstudio-coder-14b"].loaded_check_cmd
+    before = text.split("    loaded_check_cmd:")[0].splitlines()[-3:]
+    assert "# Not to be trusted yet" in "\n".join(before)
+
+
+@pytest.mark.parametrize(
+    ("expires_at", "stays"),
+    [
+        ("2318-03-05T07:20:00.1+01:00", True),  # keep_alive -1
+        ("2026-11-22T07:25:00.1+01:00", False),
+        ("0001-01-01T00:00:00Z", False),
+        ("x", False),
+        (None, False),
+    ],
+)
+def test_a_probe_does_not_keep_a_model_that_ollama_would_let_go(
+    engines: Lookalikes, tmp_path: Path, ollama: tuple[str, list[Any]], expires_at: Any, stays: bool
+) -> None:
+    host, said = ollama
+    said.append({"models": [{"name": "qwen3:8b", "size": 5 << 30, "expires_at": expires_at}]})
+    engines.start("ollama", "serve")
+    good, _ = written(discovery.discover(eyes(engines, {"OLLAMA_HOST": host})), tmp_path)
+    probe = good.services["ollama-qwen3-8b"].probe
+    assert (probe is not None) is stays
+    assert probe is None or "keep_alive" not in probe.json
+
+
 def test_only_large_containers_are_services(engines: Lookalikes, tmp_path: Path) -> None:
     engines.start("dockerd", "-H", "fd://")
     docker = engines.folder / "docker"
@@ -152,7 +263,7 @@ def test_only_large_containers_are_services(engines: Lookalikes, tmp_path: Path)
     found = discovery.discover(eyes(engines, {"PATH": f"{engines.folder}:/bin:/usr/bin"}))
     assert [(each.draft.name, each.budget) for each in found.services] == [("docker-db.1", 1792 * MIB)]
     good, _ = written(found, tmp_path)
-    assert good.services["docker-db.1"].unload_cmd == ("docker", "stop", "db.1")
+    assert good.services["docker-db.1"].unload_cmd == (str(docker), "stop", "db.1")
     docker.write_text("#!/bin/sh\nexit 1\n")
     assert "no container" in dict(discovery.discover(eyes(engines)).passed_over)["dockerd"]
 
@@ -233,6 +344,36 @@ def test_a_relative_model_is_loaded_in_its_folder(engines: Lookalikes, tmp_path:
     assert str(good.services["mlx-m"].load_cmd).startswith(
         f"cd {engines.folder} && exec {engines.folder}/mlx_lm.server"
     )
+
+
+@pytest.mark.parametrize(
+    ("asker", "server", "where"),
+    [
+        ({"HF_HUB_CACHE": "asked"}, None, "asked"),
+        ({"XDG_CACHE_HOME": "asked"}, {"HF_HOME": "its"}, "its/hub"),
+        ({"HF_HOME": "asked"}, {"XDG_CACHE_HOME": "its"}, "its/huggingface/hub"),
+        ({"HF_HOME": "asked"}, {"HOME": "its"}, "its/.cache/huggingface/hub"),
+    ],
+)
+def test_a_model_is_found_in_a_cache_that_was_moved(
+    engines: Lookalikes, tmp_path: Path, asker: dict[str, str], server: dict[str, str] | None, where: str
+) -> None:
+    """A server that runs knows where; whoever asks may have another cache, or none."""
+    snapshot = tmp_path / where / "models--org--M" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("abc")
+    test_estimate.folder(snapshot)
+    environ = {name: str(tmp_path / value) for name, value in asker.items()}
+    line = ("mlx_lm.server", "--model", "org/M", "--port", "82")
+    if server is None:
+        told = fromcommand.told(shlex.join(line), eyes(engines, environ), ())
+        assert told is not None
+        assert "its files say" in told.why
+        return
+    engines.start(*line, env={name: str(tmp_path / value) for name, value in server.items()})
+    (service,) = discovery.discover(eyes(engines, environ)).services
+    assert "its files say" in service.why
 
 
 def test_what_is_a_service_already_is_not_found_again(engines: Lookalikes, tmp_path: Path) -> None:

@@ -60,6 +60,22 @@ def test_every_engine_is_in_the_page_about_the_first_file() -> None:
         assert engine.title in text_of("docs/first-file.md")
 
 
+@pytest.mark.parametrize("engine", engines.ENGINES, ids=lambda each: each.key)
+def test_every_engine_has_a_page_and_a_recipe(engine: engines.Engine) -> None:
+    """What `admit init` can find, somebody wants to read about: what it does, and whether it was tried."""
+    name = {"dockerd": "docker"}.get(engine.key, engine.key)
+    page = text_of(f"docs/engines/{name}.md")
+    assert engine.title in page
+    assert f'"config/recipes/{name}.yaml"' in page
+    assert "run by the tests of this project" in page or "not run here" in page or "Neither was run here" in page
+    assert f"engines/{name}.md" in text_of("mkdocs.yml")
+
+
+def test_utm_is_in_the_page_about_virtual_machines() -> None:
+    """It is drafted as qemu is, by other commands."""
+    assert "utmctl stop --request" in text_of("docs/engines/qemu.md")
+
+
 def test_every_command_is_in_the_readme() -> None:
     """A command that the README does not show does not exist for a new user."""
     readme = text_of("README.md")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from admitd import capacity, engines
+from admitd import answered, capacity, engines
 from admitd.core.terms import RAM, Service
 from admitd.engines import Draft, Found
 from admitd.processes import naming
@@ -97,8 +97,8 @@ def test_the_recipes_say_the_same(name: str, tmp_path: Path) -> None:
 
 def test_the_recipes_of_engines_that_are_asked_say_the_same(tmp_path: Path) -> None:
     pairs = {
-        "ollama": engines.ollama_model("qwen3:8b", None, "http://127.0.0.1:11434"),
-        "lm-studio": engines.lm_studio_model("coder-14b", "qwen2.5-coder-14b-instruct", None),
+        "ollama": answered.ollama_model("qwen3:8b", None, "http://127.0.0.1:11434", stays=True),
+        "lm-studio": answered.lm_studio_model("coder-14b", "qwen2.5-coder-14b-instruct", None, answered.LM_STUDIO),
     }
     for name, found in pairs.items():
         copy = tmp_path / f"{name}.yaml"
@@ -122,6 +122,43 @@ def test_the_recipe_of_a_virtual_machine_says_the_same() -> None:
     assert found.budget == 8704 << 20
     assert (found.name, found.keys["evictable"]) == ("vm-builder", False)
     assert found.keys["unload_cmd"][-2:] == ["shutdown", "builder"]
+
+
+@pytest.mark.parametrize(
+    ("program", "utmctl"),
+    [
+        (
+            "/Applications/UTM.app/Contents/XPCServices/QEMUHelper.xpc/Contents/MacOS/QEMULauncher",
+            "/Applications/UTM.app/Contents/MacOS/utmctl",
+        ),
+        ("'/Users/u/My Apps/UTM.app/Contents/X/QEMULauncher'", "/Users/u/My Apps/UTM.app/Contents/MacOS/utmctl"),
+        ("QEMULauncher", "utmctl"),
+    ],
+)
+def test_a_machine_of_utm_is_asked_to_shut_down(program: str, utmctl: str) -> None:
+    found = draft(f"{program} -name box -m 4096")
+    assert found is not None
+    assert found.keys["load_cmd"] == [utmctl, "start", "box"]
+    assert found.keys["unload_cmd"] == [utmctl, "stop", "--request", "box"]
+
+
+def test_the_recipe_of_docker_says_the_same(tmp_path: Path) -> None:
+    copy = tmp_path / "docker.yaml"
+    shutil.copyfile(RECIPES / copy.name, copy)
+    copy.chmod(0o600)
+    services = capacity.load(copy, detect_physical=lambda: 64 << 30).services
+    desktop = draft("/Applications/Docker.app/Contents/MacOS/com.docker.virtualization --kernel k")
+    assert desktop is not None
+    assert services[desktop.name].process_pattern == desktop.ways[0].pattern
+    container = answered.container("postgres", 1)
+    assert services[container.name].loaded_check_cmd == container.keys["loaded_check_cmd"]
+    for found in (desktop, container):
+        service = services[found.name]
+        assert (service.load_cmd, service.unload_cmd) == tuple(
+            tuple(found.keys[f"{do}_cmd"]) for do in ("load", "unload")
+        )
+        assert service.load_timeout_s == found.keys["load_timeout_s"]
+        assert service.evictable is found.keys.get("evictable", True)
 
 
 DRAFTS = [
@@ -180,7 +217,10 @@ def test_sizes_as_engines_write_them(text: str | None, size: int | None) -> None
 
 def test_names_from_elsewhere_stay_text_in_commands() -> None:
     hostile = "x'; touch /tmp/owned; '"
-    for found in (engines.ollama_model(hostile, 1, "http://127.0.0.1:1"), engines.lm_studio_model(hostile, hostile, 1)):
+    for found in (
+        answered.ollama_model(hostile, 1, "http://127.0.0.1:1", stays=True),
+        answered.lm_studio_model(hostile, hostile, 1, None),
+    ):
         command = str(found.keys["loaded_check_cmd"])
         assert any(hostile in word for word in shlex.split(command)[:-1] + shlex.split(command)[-1:])
         assert "touch" not in shlex.split(command)
@@ -196,7 +236,7 @@ def test_what_ollama_is_asked_goes_to_the_server_that_was_found(tmp_path: Path, 
         '[ "$1" = ps ] && echo "qwen3:8b  500a  6 GB" || echo "$2" > "$0.stopped"\n'
     )
     ollama.chmod(0o755)
-    keys = engines.ollama_model("qwen3:8b", None, f"http://{host}").keys
+    keys = answered.ollama_model("qwen3:8b", None, f"http://{host}", stays=False).keys
     for name in ("loaded_check_cmd", "unload_cmd"):
         command = keys[name] if isinstance(keys[name], str) else shlex.join(keys[name])
         done = subprocess.run(
@@ -204,4 +244,4 @@ def test_what_ollama_is_asked_goes_to_the_server_that_was_found(tmp_path: Path, 
         )
         assert done.returncode == 0, command
     assert (tmp_path / "ollama.stopped").read_text() == "qwen3:8b\n"
-    assert ("OLLAMA_HOST" in keys["loaded_check_cmd"]) == (host != engines.OLLAMA)
+    assert ("OLLAMA_HOST" in keys["loaded_check_cmd"]) == (host != answered.OLLAMA)

@@ -41,7 +41,7 @@ def tree(path: Path) -> Any:
 
 def test_there_is_a_recipe_for_each_engine() -> None:
     names = {path.stem for path in RECIPES}
-    assert names >= {"mlx-lm", "lm-studio", "ollama", "llama-server", "comfyui", "vllm", "qemu"}
+    assert names >= {"mlx-lm", "lm-studio", "ollama", "llama-server", "comfyui", "vllm", "qemu", "docker"}
 
 
 def test_it_loads(file: Path, tmp_path: Path) -> None:

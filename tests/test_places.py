@@ -214,3 +214,16 @@ def test_nothing_heavy_is_imported() -> None:
     code = "import sys; before = set(sys.modules); import admitd.places; print(*sorted(set(sys.modules) - before))"
     found = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
     assert set(found.stdout.split()) <= {"admitd", "admitd.places", "__future__"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "folder"),
+    [
+        ({}, "/home/me/.cache/huggingface/hub"),
+        ({"XDG_CACHE_HOME": "/x"}, "/x/huggingface/hub"),
+        ({"HF_HOME": "/hf", "XDG_CACHE_HOME": "/x"}, "/hf/hub"),
+        ({"HF_HUB_CACHE": "/hub", "HF_HOME": "/hf"}, "/hub"),
+    ],
+)
+def test_where_hugging_faces_cache_is(environ: dict[str, str], folder: str) -> None:
+    assert places.hub_folder(environ, "/home/me") == folder

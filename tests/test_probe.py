@@ -99,6 +99,7 @@ def test_nobody_listens() -> None:
     heard = asked(f"http://127.0.0.1:{port}/")
     assert not heard.answered
     assert "Connection refused" in heard.detail
+    assert heard.refused
 
 
 def test_silence_ends_at_the_bound(serve: Serve) -> None:

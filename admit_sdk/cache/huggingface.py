@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -52,17 +51,6 @@ class HubContents:
         found = [each for each in self.repos if not each.opened and each.used_at is not None]
         found = [each for each in found if each.used_at is not None and now - each.used_at > idle_s]
         return tuple(sorted(found, key=lambda each: (each.used_at or 0.0, each.id)))
-
-
-def default_folder(environ: Mapping[str, str], home: str) -> Path:
-    """Where Hugging Face's library keeps its cache, without asking it: to know whether there is one at all."""
-    if environ.get("HF_HUB_CACHE"):
-        named = environ["HF_HUB_CACHE"]
-    elif environ.get("HF_HOME"):
-        named = os.path.join(environ["HF_HOME"], "hub")
-    else:
-        named = os.path.join(environ.get("XDG_CACHE_HOME") or os.path.join(home, ".cache"), "huggingface", "hub")
-    return Path(os.path.expandvars(os.path.expanduser(named)))
 
 
 def contents(folder: Path) -> HubContents:

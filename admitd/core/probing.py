@@ -10,7 +10,9 @@ What a probe that was not answered means, in order; the first that applies decid
 
 What becomes of a hung service, in order:
 1. it was given up: nothing, until it answers or is another process;
-2. recover is false, it has no load_cmd, or it may not be reloaded after an unclean reboot: told once;
+2. recover is false, it has no load_cmd, or it may not be reloaded after an unclean reboot: told once. Nor is one that
+   has no process, only a check that says that it is loaded, where nobody listens at its probe's address or it never
+   answered there: nothing shows whether it works for somebody, and that it is the probe that is wrong is as likely;
 3. it was recovered recoveries_per_hour times within an hour: given up, and told with the count;
 4. its cooldown is not over, or another recovery is under way: nothing yet;
 5. recovered. A recovery that did not bring it back is tried again, by the same rules.
@@ -73,7 +75,7 @@ class Watched:
 @dataclass(frozen=True, slots=True)
 class Heard:
     """What one probe came to. `progress_...`: a number that grows while it works, as it was when the probe was sent and
-    when it ended; None where that is not known."""
+    when it ended; None where that is not known. `refused`: nobody listened where it was sent."""
 
     service: str
     answered: bool
@@ -81,6 +83,7 @@ class Heard:
     took_s: float
     progress_before: int | None = None
     progress_after: int | None = None
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,7 @@ class Course:
     asked_at_s: float | None = None
     asking: bool = False
     failures: int = 0
+    refused: bool = False
     answered_once: bool = False
     silent_since_s: float | None = None
     last_progress: int | None = None
@@ -236,7 +240,7 @@ def _heard(
         "progress_after": heard.progress_after,
     }
     told = Tell(Event("probe_failed", text, Severity.INFO, seen.service.name, None, numbers))
-    return replace(course, failures=failures, silent_since_s=since, busy=False), (told,)
+    return replace(course, failures=failures, refused=heard.refused, silent_since_s=since, busy=False), (told,)
 
 
 def made_progress(before: int | None, after: int | None, within_s: float) -> bool:
@@ -267,10 +271,10 @@ def _treat(course: Course, seen: Watched, facts: _Facts) -> tuple[Course, tuple[
         return course, ()
     silent = f"it has not answered {course.failures} probes in a row"
     why = (half or silent) if hung else "it is still not loaded"
-    instead = _left_alone(seen)
+    instead = _left_alone(seen, course)
     recent = _recent(course, now)
     if instead:
-        return replace(course, told="left alone"), (_leave(service, course, why, instead),)
+        return replace(course, told="left alone"), (_leave(seen, course, why, instead),)
     if len(recent) >= settings.recoveries_per_hour:
         return replace(course, told="gave up"), (_give_up(service, why, recent, now),)
     if now < course.cool_until_s or not facts.free:
@@ -283,19 +287,32 @@ def _recent(course: Course, now: float) -> tuple[float, ...]:
     return tuple(at for at in course.recoveries if now - at < HOUR_S)
 
 
-def _left_alone(seen: Watched) -> str:
+def _left_alone(seen: Watched, course: Course) -> str:
     service = seen.service
     if seen.held_back:
         return seen.held_back
     if not service.recover:
         return "its recover is false"
-    return "it has no load_cmd" if service.load_cmd is None else ""
+    if service.load_cmd is None:
+        return "it has no load_cmd"
+    if not seen.loaded or seen.processes:
+        return ""
+    # Told by its check alone: nothing shows whether it works for somebody meanwhile.
+    if course.refused:
+        return "only its check says that it is loaded, and nobody listens where its probe asks; switch that server on"
+    if not course.answered_once:
+        return (
+            "only its check says that it is loaded, and it never answered; see whether its probe asks the right place"
+        )
+    return ""
 
 
-def _leave(service: Service, course: Course, why: str, instead: str) -> Tell:
+def _leave(seen: Watched, course: Course, why: str, instead: str) -> Tell:
+    service = seen.service
     text = f"{service.name} is hung: {why}. It is left alone, because {instead}."
     numbers: dict[str, Number] = {"failures": course.failures}
-    return Tell(Event("gave_up", text, Severity.CRITICAL, service.name, f"admit unload {service.name}", numbers))
+    command = f"admit {'unload' if seen.processes else 'explain'} {service.name}"
+    return Tell(Event("gave_up", text, Severity.CRITICAL, service.name, command, numbers))
 
 
 def _give_up(service: Service, why: str, recent: tuple[float, ...], now: float) -> Tell:

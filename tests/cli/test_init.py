@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -71,6 +72,25 @@ def test_it_asks_on_a_terminal_and_takes_no_for_an_answer(desk: Desk) -> None:
 def test_without_a_terminal_it_is_agreed_to_by_an_option(desk: Desk) -> None:
     assert "--yes" in desk.admit("init").must(64).err
     assert not desk.config.exists()
+
+
+def test_a_check_that_does_not_say_loaded_is_told(desk: Desk, engines: Lookalikes) -> None:
+    """As where a tool's table has changed: what nobody mends is charged nothing for ever."""
+    lms = desk.home / ".lmstudio" / "bin" / "lms"
+    lms.parent.mkdir(parents=True)
+    name = desk.home.name  # its own: other runs of this test are on the same machine
+    listed = json.dumps([{"identifier": name, "sizeBytes": 9_000_000}])
+    lms.write_text(f"#!/bin/sh\n[ \"$2\" = --json ] && exec echo '{listed}'\necho no table today\n")
+    lms.chmod(0o755)
+    engines.start("LM Studio")
+    done = desk.admit("init", "--yes", "--json").must(0)
+    doubts = {each["name"]: each["doubt"] for each in done.json["services"]}
+    assert doubts[name_of("lmstudio", name)] == "exit 1"
+    desk.config.unlink()
+    assert "Not to be trusted yet: it is loaded, and its loaded_check_cmd does not say so (exit 1)." in (
+        desk.admit("init", "--yes").must(0).err
+    )
+    assert f"{lms} ps | grep" in desk.config.read_text()
 
 
 MINE = """# my machine, by hand

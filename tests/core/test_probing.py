@@ -177,6 +177,45 @@ def test_it_is_left_alone_and_that_is_told_once(seen: Watched, why: str) -> None
     assert why in story.events[-4].event.text
 
 
+CHECKED = Watched(X, (), loaded=True)
+"""Told by its check alone, as models of LM Studio and Ollama are: whether it works for somebody, nobody sees."""
+
+
+@pytest.mark.parametrize(
+    ("heard", "why"),
+    [
+        (replace(NO, refused=True), "nobody listens where its probe asks"),
+        (replace(NO, detail="401"), "it never answered; see whether its probe asks the right place"),
+    ],
+)
+def test_what_only_a_check_tells_of_is_not_recovered_for_a_probe_that_never_worked(heard: Heard, why: str) -> None:
+    """LM Studio's server is off until it is switched on: the model is in use, and would be unloaded for that."""
+    story = Story()
+    for turn in range(6):
+        story.look(60 * turn, CHECKED).look(60 * turn + 30, CHECKED, heard)
+    assert without_probes(story) == ["150 gave_up"]
+    told = next(each.event for each in story.events if each.event.kind == "gave_up")
+    assert why in told.text
+    assert told.next == "admit explain x"
+
+
+@pytest.mark.parametrize(("heard", "done"), [(NO, "recover 1"), (replace(NO, refused=True), "gave_up")])
+def test_what_only_a_check_tells_of_is_recovered_once_it_has_answered_and_its_server_is_there(
+    heard: Heard, done: str
+) -> None:
+    story = Story().look(0, CHECKED).look(1, CHECKED, YES)
+    for turn in (1, 2, 3):
+        story.look(60 * turn, CHECKED).look(60 * turn + 30, CHECKED, heard)
+    assert without_probes(story) == [f"210 {done}"]
+
+
+def test_one_with_a_process_is_recovered_though_nobody_listens() -> None:
+    story = Story()
+    for turn in range(3):
+        story.look(60 * turn, there()).look(60 * turn + 30, there(), replace(NO, refused=True))
+    assert without_probes(story) == ["150 recover 1"]
+
+
 def test_nothing_more_happens_while_it_is_recovered() -> None:
     story = Story().silent(0, there()).look(300, GONE).look(400, there(pid=6), NO)
     assert without_probes(story) == ["150 recover 1"]

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -59,6 +60,35 @@ def test_one_that_hangs_is_recovered_after_the_third_probe_and_answers_again(
     assert at_work.events[before:] == []
     assert "was hung and is back after" in recovered.text
     assert at_work.gate.records.standing(at_work.gate.capacity()).reservations == ()
+
+
+def test_a_model_whose_server_was_switched_off_is_not_unloaded_and_one_that_hangs_is(
+    servers: Servers, free_port: FreePort, guard: MakeGuard, tmp_path: Path
+) -> None:
+    """As LM Studio has it: its tool says what is loaded, its server is another thing, and no process is the model."""
+    port, model = free_port(), tmp_path / "model"
+    model.touch()
+    checked = stand_in(port, loaded_check_cmd=f"test -e {model}", load_cmd=f"touch {model}", unload_cmd=f"rm {model}")
+    del checked["process_pattern"]
+    off = {**checked, "probe": {"url": f"http://127.0.0.1:{free_port()}/"}}
+    process = start_stand_in(servers, port)
+    with guard({"chat": checked, "off": off}) as at_work:
+        told = at_work.wait_for("gave_up")
+        assert told.service == "off"
+        assert "nobody listens where its probe asks" in told.text
+        wait_until(lambda: hits(port) >= 1)
+        at_work.rounds(3)
+        process.terminate()
+        process.wait(30)
+        told = at_work.wait_for("gave_up", times=2)
+        assert told.service == "chat"
+        assert not {"unloading", "unloaded", "recovering"} & set(at_work.kinds())
+        process = start_stand_in(servers, port)
+        at_work.wait_for("probe_answered")
+        become(port, "hang")
+        at_work.wait_for("recovering")
+        wait_until(lambda: "unloaded" in at_work.kinds("chat"))
+        assert at_work.kinds("off").count("gave_up") == 1
 
 
 def test_a_stopped_server_off_the_safelist_does_not_answer_and_is_recovered(

@@ -135,16 +135,3 @@ def test_without_the_library_it_says_how_to_get_it(hub: Path, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(NoHub, match=r"install it: .* 'huggingface-hub>=1'"):
         huggingface.contents(hub)
-
-
-@pytest.mark.parametrize(
-    ("environ", "folder"),
-    [
-        ({}, "/home/me/.cache/huggingface/hub"),
-        ({"XDG_CACHE_HOME": "/x"}, "/x/huggingface/hub"),
-        ({"HF_HOME": "/hf", "XDG_CACHE_HOME": "/x"}, "/hf/hub"),
-        ({"HF_HUB_CACHE": "/hub", "HF_HOME": "/hf"}, "/hub"),
-    ],
-)
-def test_where_its_cache_is(environ: dict[str, str], folder: str) -> None:
-    assert huggingface.default_folder(environ, "/home/me") == Path(folder)
