@@ -63,7 +63,7 @@ class ModelCache:
         if not APP.match(self._app):
             raise BadName(f"{self._app[:80]!r} is no name of an app; write letters, digits and . _ -, at most 63")
         most = _max_of(os.environ) if max_bytes is None else max_bytes
-        self._keeper = Keeper(self._folder, most, spare_bytes, idle_s)
+        self._keeper = Keeper(self._folder, most, max_bytes is not None, spare_bytes, idle_s)
 
     @property
     def folder(self) -> Path:
