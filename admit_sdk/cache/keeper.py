@@ -13,6 +13,8 @@ from admit_sdk.cache.room import Fits, Never, Victim
 from admit_sdk.cache.terms import CachedFile, Contents, Leftover
 from admitd.core.units import parse_amount, show_amount, write_amount
 
+COLLECT_EVERY_S: Final = 86_400.0
+"""How often those look for what is idle who want no room: they have a file that was there."""
 _BUSIEST: Final = 3
 
 
@@ -107,7 +109,22 @@ class Keeper:
             victims = room.collect(self._look(), time.time() if now is None else now, self._idle_s)
             if only_look:
                 return victims
+            self._folder.collected_now()
             self._folder.sweep()
+            return tuple(each for each in victims if self._folder.remove(each))
+
+    def is_due(self) -> bool:
+        """Whether nobody has looked for what is idle for a day. One stat; a clock that was set back makes it due."""
+        at = self._folder.collected_at()
+        return at is None or not 0 <= time.time() - at < COLLECT_EVERY_S
+
+    def collect_idle(self) -> tuple[Victim, ...]:
+        """Remove what nobody has used for too long, where that is due; nothing for the bounds: nobody wants room."""
+        with self._folder.lock():
+            if not self.is_due():
+                return ()
+            self._folder.collected_now()
+            victims = room.gone_idle(self._look(), time.time(), self._idle_s)
             return tuple(each for each in victims if self._folder.remove(each))
 
     def evict(self, sha256: str) -> tuple[Victim, ...]:
