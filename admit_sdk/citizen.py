@@ -126,11 +126,12 @@ class Citizen:
             # What somebody asked for and did not get counts once; what is held counts as long as it is.
             wanted = max(self._governor.soft_bytes, self._wanted, held)
             self._wanted = 0
-        budget = self._ask(wanted, held)
+        # Who was denied may allocate nothing, but asks on: others reckon with what it takes as soon as there is room.
+        budget = max(self._ask(wanted, held), self._governor.soft_bytes)
         self._enter(budget, held)
 
     def _ask(self, wanted: int, held: int) -> int:
-        """Ask the daemon, where there is something to ask; returns what may be allocated, to tell others."""
+        """Ask the daemon, where there is something to ask; returns what may be allocated."""
         now_s = time.monotonic()
         budget = self._governor.soft_bytes
         if wanted > budget:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from admit_sdk.requests import Capability
+from admit_sdk.requests import Capability, whole_number
 from admitd.core.units import to_mb
 
 CONTEXT: Final = 4096
@@ -47,10 +47,9 @@ class Model:
             ("context", self.context, 1 << 24),
             ("queue_limit", self.queue_limit, 1 << 20),
         ):
-            if not 1 <= value <= most:
-                raise ValueError(f"{self.name}: {name} is {value}; it lies between 1 and {most}")
-        if self.size_bytes is not None and self.size_bytes <= 0:
-            raise ValueError(f"{self.name}: size_bytes is {self.size_bytes}; it is more than nothing, or left out")
+            whole_number(value, f"{self.name}: {name}", 1, most)
+        if self.size_bytes is not None:
+            whole_number(self.size_bytes, f"{self.name}: size_bytes", 1, 1 << 60)
         if self.smaller == self.name:
             raise ValueError(f"{self.name} can't be its own smaller variant")
 

@@ -1,4 +1,4 @@
-"""overrun: an app beyond its hard limit, with no daemon there to close it, asks itself to save and stop."""
+"""overrun: an app beyond its hard limit, which nobody else closes, asks itself to save and stop."""
 
 from __future__ import annotations
 

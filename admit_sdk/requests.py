@@ -14,6 +14,7 @@ from typing import ClassVar, Final, Generic, Literal, TypeVar
 TOKENS_MAX: Final = 1 << 20
 SIDE_MAX: Final = 4096
 """Pixels of a side; a picture of it takes 48 MB decoded."""
+SEED_MAX: Final = (1 << 63) - 1
 
 Finish = Literal["stop", "length"]
 """Why a text ended: the model ended it, or `max_tokens` did."""
@@ -113,9 +114,11 @@ class TextToText(Request[Text]):
 
     def __post_init__(self) -> None:
         _some(self.messages, "messages", Message)
-        _number(self.max_tokens, "max_tokens", 1, TOKENS_MAX)
+        whole_number(self.max_tokens, "max_tokens", 1, TOKENS_MAX)
         _number(self.temperature, "temperature", 0, 10)
         _number(self.top_p, "top_p", 0, 1)
+        if self.seed is not None:
+            whole_number(self.seed, "seed", 0, SEED_MAX)
 
     @classmethod
     def of(cls, prompt: str, *, max_tokens: int = 256) -> TextToText:
@@ -135,7 +138,7 @@ class Vision(Request[Text]):
 
     def __post_init__(self) -> None:
         _some(self.images, "images", Path, bytes)
-        _number(self.max_tokens, "max_tokens", 1, TOKENS_MAX)
+        whole_number(self.max_tokens, "max_tokens", 1, TOKENS_MAX)
         _number(self.temperature, "temperature", 0, 10)
 
 
@@ -152,11 +155,11 @@ class TextToImage(Request[Picture]):
     capability: ClassVar[Capability] = Capability.TEXT_TO_IMAGE
 
     def __post_init__(self) -> None:
-        _number(self.steps, "steps", 1, 1000)
-        _number(self.width, "width", 8, SIDE_MAX)
-        _number(self.height, "height", 8, SIDE_MAX)
+        whole_number(self.steps, "steps", 1, 1000)
+        whole_number(self.width, "width", 8, SIDE_MAX)
+        whole_number(self.height, "height", 8, SIDE_MAX)
         _number(self.guidance, "guidance", 0, 100)
-        _number(self.seed, "seed", 0, (1 << 63) - 1)
+        whole_number(self.seed, "seed", 0, SEED_MAX)
 
 
 @dataclass(frozen=True)
@@ -178,6 +181,16 @@ def _some(values: object, name: str, *kinds: type) -> None:
     if wrong is not None:
         wanted = " or ".join(kind.__name__ for kind in kinds)
         raise ValueError(f"{name} holds {str(wrong)[:40]!r}, which is not of type {wanted}")
+
+
+def whole_number(value: object, name: str, least: int, most: int) -> None:
+    """Raise ValueError for what is no int between the two: who counts in ones never arrives at 2.5."""
+    if type(value) is not int:
+        near = int(min(most, max(least, value))) if isinstance(value, int | float) else least
+        raise ValueError(
+            f"{name} is {value!r:.40}; write a whole number that lies between {least} and {most}, such as {near}"
+        )
+    _number(value, name, least, most)
 
 
 def _number(value: float, name: str, least: float, most: float) -> None:

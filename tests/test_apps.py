@@ -106,6 +106,24 @@ def test_an_app_that_is_there_before_the_daemon_has_its_memory_already(stage: St
     assert refused(stage.keep(8_256, 8_000)).reason is Reason.PRESSURE
 
 
+def test_an_app_is_charged_what_it_holds_beyond_what_was_kept(stage: Stage) -> None:
+    assert stage.keep(4_000) == 4_000
+    stage.loads(10_000)
+    scene = stage.gate.look()
+    assert scene.ledger.free == ram(6_000)
+    (warning,) = scene.warnings
+    assert "chat (process" in warning and "holds 10,000 MB, and 4,000 MB were promised to it" in warning
+
+
+def test_a_process_of_two_names_grows_by_what_is_new_only(stage: Stage) -> None:
+    """What fills the one promise is no reason against making it larger because of the other."""
+    stage.system.available_mb = 20_000
+    assert (stage.keep(8_000), stage.keep(1_000, name="notes")) == (8_000, 1_000)
+    stage.loads(9_000)
+    assert stage.keep(9_000, 8_000) == 9_000
+    assert stage.gate.look().ledger.free == ram(6_000)
+
+
 def test_the_word_of_an_app_counts_no_further_than_what_it_is_seen_to_hold(stage: Stage) -> None:
     stage.system.available_mb = 5_000
     assert refused(stage.keep(8_000, 8_000)).reason is Reason.NO_AVAILABLE_MEMORY

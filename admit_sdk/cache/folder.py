@@ -5,6 +5,7 @@
     downloads/SHA256.part   what has come so far; .json says of what, .lock is held by the one who writes
     references/...          one file for each use by an app; see references.py
     references/lock         held while anything here appears or goes, and never while anything is downloaded
+    references/collected    its mtime is when somebody looked last for what has been idle for too long
 
 There is no index that could be wrong: the folder is the index, read anew each time. A file gets its name in files/ by
 one rename, once all of it is verified and on the disk, so nothing half-written is ever there to be found.
@@ -144,6 +145,18 @@ class Folder:
             if _KEY.match(lock.stem) and not self.part(lock.stem).exists():
                 with contextlib.suppress(Busy), self.download_lock(lock.stem, 0.0):
                     self.forget_download(lock.stem)
+
+    def collected_at(self) -> float | None:
+        """When somebody looked last for what is idle; None: that is not known."""
+        try:
+            return (self.references / "collected").lstat().st_mtime
+        except OSError:
+            return None
+
+    def collected_now(self) -> None:
+        """Under the lock: somebody looks now."""
+        with contextlib.suppress(OSError):  # on a full disk above all what is idle has to go
+            (self.references / "collected").touch(mode=0o600)
 
     def used_now(self, sha256: str) -> None:
         """Its last use is now."""

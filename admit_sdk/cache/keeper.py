@@ -11,8 +11,10 @@ from admit_sdk.cache.errors import InUse, NotCached, TooLarge
 from admit_sdk.cache.folder import FULL, Folder, write_note
 from admit_sdk.cache.room import Fits, Never, Victim
 from admit_sdk.cache.terms import CachedFile, Contents, Leftover
-from admitd.core.units import show_amount
+from admitd.core.units import parse_amount, show_amount, write_amount
 
+COLLECT_EVERY_S: Final = 86_400.0
+"""How often those look for what is idle who want no room: they have a file that was there."""
 _BUSIEST: Final = 3
 
 
@@ -30,11 +32,13 @@ class Wanted:
 
 
 class Keeper:
-    """The bounds of one folder. `max_bytes` None: a quarter of the free disk, as it is each time."""
+    """The bounds of one folder. `max_bytes` None: a quarter of the free disk, as it is each time. `by_app`: whether the
+    app gave it, and no setting of the user's."""
 
-    def __init__(self, folder: Folder, max_bytes: int | None, spare_bytes: int, idle_s: float) -> None:
+    def __init__(self, folder: Folder, max_bytes: int | None, by_app: bool, spare_bytes: int, idle_s: float) -> None:
         self._folder = folder
         self._max_bytes = max_bytes
+        self._by_app = by_app
         self._spare_bytes = spare_bytes
         self._idle_s = idle_s
 
@@ -81,16 +85,23 @@ class Keeper:
         if isinstance(answer, Fits):
             return answer.victims, None
         if isinstance(answer, Never):
-            beside = f" and the other files of its model {show_amount(wanted.beside_bytes)}"
-            raise TooLarge(
-                f"{wanted.name} has {show_amount(wanted.total_bytes)}{beside if wanted.beside_bytes else ''}, and the "
-                f"cache may hold {show_amount(contents.max_bytes)} in all. Give it more, if the disk has it: "
-                "ADMIT_MODEL_CACHE_MAX=50GiB",
-                wanted.total_bytes + wanted.beside_bytes,
-                contents.max_bytes,
-            )
+            raise self._too_large(wanted, contents.max_bytes)
         of = "on the disk" if answer.disk else f"within the cache's {show_amount(contents.max_bytes)}"
         return (), f"{show_amount(answer.short_bytes)} are missing {of}, and {_what_stays(contents)}"
+
+    def _too_large(self, wanted: Wanted, max_bytes: int) -> TooLarge:
+        needed = wanted.total_bytes + wanted.beside_bytes
+        enough = write_amount(needed)
+        beside = f" and the other files of its model {show_amount(wanted.beside_bytes)}" if wanted.beside_bytes else ""
+        remedy = f"ADMIT_MODEL_CACHE_MAX={enough}"
+        if self._by_app:
+            remedy = f"max_bytes={parse_amount(enough)} ({enough}) or more where the app makes its ModelCache"
+        return TooLarge(
+            f"{wanted.name} has {show_amount(wanted.total_bytes)}{beside}, and the cache may hold "
+            f"{show_amount(max_bytes)} in all. Give it more, if the disk has it: {remedy}",
+            needed,
+            max_bytes,
+        )
 
     def collect(self, now: float | None = None, *, only_look: bool = False) -> tuple[Victim, ...]:
         """Remove what nobody has used for too long, and what is beyond the bounds; what went, or would go."""
@@ -98,7 +109,22 @@ class Keeper:
             victims = room.collect(self._look(), time.time() if now is None else now, self._idle_s)
             if only_look:
                 return victims
+            self._folder.collected_now()
             self._folder.sweep()
+            return tuple(each for each in victims if self._folder.remove(each))
+
+    def is_due(self) -> bool:
+        """Whether nobody has looked for what is idle for a day. One stat; a clock that was set back makes it due."""
+        at = self._folder.collected_at()
+        return at is None or not 0 <= time.time() - at < COLLECT_EVERY_S
+
+    def collect_idle(self) -> tuple[Victim, ...]:
+        """Remove what nobody has used for too long, where that is due; nothing for the bounds: nobody wants room."""
+        with self._folder.lock():
+            if not self.is_due():
+                return ()
+            self._folder.collected_now()
+            victims = room.gone_idle(self._look(), time.time(), self._idle_s)
             return tuple(each for each in victims if self._folder.remove(each))
 
     def evict(self, sha256: str) -> tuple[Victim, ...]:

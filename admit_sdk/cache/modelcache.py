@@ -9,6 +9,7 @@ import re
 import secrets
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -18,7 +19,7 @@ from typing import Final
 from admit_sdk.cache import room
 from admit_sdk.cache.errors import BadName, CacheError, CacheUnusable, NotCached
 from admit_sdk.cache.folder import Folder
-from admit_sdk.cache.keeper import Keeper
+from admit_sdk.cache.keeper import COLLECT_EVERY_S, Keeper
 from admit_sdk.cache.manner import STALL_S, Manner
 from admit_sdk.cache.references import Held
 from admit_sdk.cache.room import Victim
@@ -63,7 +64,8 @@ class ModelCache:
         if not APP.match(self._app):
             raise BadName(f"{self._app[:80]!r} is no name of an app; write letters, digits and . _ -, at most 63")
         most = _max_of(os.environ) if max_bytes is None else max_bytes
-        self._keeper = Keeper(self._folder, most, spare_bytes, idle_s)
+        self._collects_at_s = 0.0
+        self._keeper = Keeper(self._folder, most, max_bytes is not None, spare_bytes, idle_s)
 
     @property
     def folder(self) -> Path:
@@ -129,6 +131,7 @@ class ModelCache:
             held = self._held(key)
         if held is None:
             raise NotCached(f"nothing with SHA-256 {key} is in the cache; fetch it, or see what is: admit cache status")
+        self._collect_daily()
         return held
 
     def contents(self) -> Contents:
@@ -148,6 +151,7 @@ class ModelCache:
             with self._folder.lock():
                 held = self._held(source.sha256)
             if held is not None:
+                self._collect_daily()
                 return held
             manner.check()
             try:
@@ -180,9 +184,23 @@ class ModelCache:
             self._keeper.collect()
         return held
 
+    def _collect_daily(self) -> None:
+        """Have what is idle collected where that is due, by a thread of its own: who has the file waits for nothing."""
+        now_s = time.monotonic()
+        if now_s < self._collects_at_s or not self._keeper.is_due():
+            return
+        self._collects_at_s = now_s + COLLECT_EVERY_S  # whatever comes of it
+        with contextlib.suppress(RuntimeError):  # no thread is to be had: another time
+            threading.Thread(target=_collect_idle, args=(self._keeper,), name="admit-cache", daemon=True).start()
+
     def _held(self, sha256: str) -> Held | None:
         """Under the lock."""
         return Held(self._folder, sha256, self._app) if self._folder.is_whole(sha256) else None
+
+
+def _collect_idle(keeper: Keeper) -> None:
+    with contextlib.suppress(CacheError):
+        keeper.collect_idle()
 
 
 class HeldFolder:

@@ -61,6 +61,8 @@ def decide(ledger: Ledger, reading: Reading, request: Request, ahead: Iterable[W
     The live veto judges what is new to the system only: the part of the budget that is not in use yet.
     """
     service = request.service
+    if request.in_use:
+        ledger = ledger.asked_by(request.holder, request.in_use)
     account = ledger.account(service)
     free = ledger.free_for(service)
     if account.state.is_loaded:

@@ -6,8 +6,9 @@ How a service is charged, in order:
    damaged or the service is pinned;
 3. pinned: its budget, loaded or not;
 4. otherwise nothing.
-A reservation for a service that this file does not declare, and a process that would not show its command line in
-time, are charged as well: memory is memory, whoever named it.
+A reservation for what this file does not declare, an app's say, is charged as well: the larger of what its holder was
+promised and what that holds. So is a process that would not show its command line in time: memory is memory, whoever
+named it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from admitd.core.terms import (
     Capacity,
     Check,
     Process,
+    ProcessId,
     Reservation,
     Service,
     Sighting,
@@ -83,12 +85,15 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Extra:
-    """A charge that belongs to no declared service. `promised`: the part of it that is not in use yet."""
+    """A charge that belongs to no declared service. `promised`: the part of it that is not in use yet. `beyond`: what
+    `holder` has beyond all that it was promised, which is part of it, too."""
 
     label: str
     charge: Amounts
     why: str
     promised: Amounts = field(default_factory=dict)
+    beyond: Amounts = field(default_factory=dict)
+    holder: ProcessId | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,18 @@ class Ledger:
         """What `service` may take: its own standing charge (it is pinned, say) is not in its own way."""
         own = self.accounts.get(service.name)
         return headroom.less(self.free, headroom.less({}, own.charge)) if own else self.free
+
+    def asked_by(self, app: ProcessId | None, in_use: Amounts) -> Ledger:
+        """The ledger for an app that has `in_use` of what it asks for already: that is not in its own way, where it is
+        charged by another of its names."""
+
+        def lessened(extra: Extra) -> Extra:
+            beyond = headroom.unused(extra.beyond, in_use)
+            counted_twice = headroom.less(extra.beyond, beyond)
+            return replace(extra, charge=headroom.less(extra.charge, counted_twice), beyond=beyond)
+
+        extras = (lessened(extra) if app is not None and extra.holder == app else extra for extra in self.extras)
+        return replace(self, extras=tuple(extras))
 
     def without_what_passes(self) -> Ledger:
         """The ledger if every load under way came to nothing and every command line could be read."""
@@ -160,14 +177,15 @@ def derive(capacity: Capacity, view: View) -> Ledger:
             if account.charge or account.check is not None or account.reservation is not None:
                 accounts[name] = account
     live = tuple(r for r in view.reservations if not _ended(r, accounts))
+    extras = tuple(_extras(capacity, view, accounts))
     return Ledger(
         capacity=capacity,
         pool=headroom.pool(capacity.host),
         accounts=accounts,
-        extras=tuple(_extras(capacity, view, accounts)),
+        extras=extras,
         reservations=live,
         waiters=tuple(sorted(view.waiters, key=lambda waiter: waiter.order)),
-        warnings=(*view.warnings, *_warnings(accounts, view)),
+        warnings=(*view.warnings, *_warnings(accounts, view), *_told_of(extras)),
     )
 
 
@@ -206,20 +224,42 @@ def _ended(reservation: Reservation, accounts: Mapping[str, Account]) -> bool:
 
 
 def _extras(capacity: Capacity, view: View, accounts: Mapping[str, Account]) -> Iterator[Extra]:
-    left = dict(view.holdings)
-    for held in view.reservations:
-        if held.service not in capacity.services:
-            charge = headroom.unused(held.budget)
-            measured = left.get(held.holder, NOTHING) if held.holder else NOTHING
-            if held.holder:
-                left[held.holder] = headroom.unused(measured, charge)  # what fills one promise fills no other
-            why = "kept for an app, or reserved by another capacity.yaml on this machine"
-            yield Extra(held.service, charge, why, headroom.unused(charge, measured))
+    yield from _undeclared(capacity, view, accounts)
     dearest = _dearest_unseen(capacity, accounts) if any(unread.could_be_ours for unread in view.unread) else NOTHING
     for unread in view.unread:
         charge = headroom.larger(unread.resident, dearest) if unread.could_be_ours else unread.resident
         label = f"process {unread.process.pid}"
         yield Extra(label, charge, "its command line could not be read in time, so it is charged as what it could be")
+
+
+def _undeclared(capacity: Capacity, view: View, accounts: Mapping[str, Account]) -> Iterator[Extra]:
+    """What fills one promise of a holder fills no other; what is beyond all of them is charged once, with the last."""
+    why = "kept for an app, or reserved by another capacity.yaml on this machine"
+    reservations = [held for held in view.reservations if held.service not in capacity.services]
+    left: dict[ProcessId | None, Amounts] = {each: headroom.unused(held) for each, held in view.holdings.items()}
+    last = {held.holder: held for held in reservations}
+    # Their memory is charged already, where they are a declared service, or may be one.
+    charged = {process.id for account in accounts.values() for process in account.processes}
+    charged |= {unread.process for unread in view.unread}
+    for held in reservations:
+        budget, measured = headroom.unused(held.budget), left.get(held.holder, NOTHING)
+        over = left[held.holder] = headroom.unused(measured, budget)
+        beyond = over if held is last[held.holder] and held.holder not in charged else NOTHING
+        charge = headroom.total((budget, beyond))
+        yield Extra(held.service, charge, why, headroom.unused(budget, measured), beyond, held.holder)
+
+
+def _told_of(extras: Sequence[Extra]) -> Iterator[str]:
+    for extra in extras:
+        if extra.holder is not None and any(extra.beyond.values()):
+            own = [each for each in extras if each.holder == extra.holder]
+            holds = headroom.total(each.charge for each in own)
+            promised = headroom.less(holds, extra.beyond)
+            yield (
+                f"{' and '.join(dict.fromkeys(each.label for each in own))} (process {extra.holder.pid}) holds "
+                f"{to_mb(holds.get(RAM, 0)):,} MB, and {to_mb(promised.get(RAM, 0)):,} MB were promised to it: it is "
+                "charged what it holds; give it a larger budget, or close it"
+            )
 
 
 def _dearest_unseen(capacity: Capacity, accounts: Mapping[str, Account]) -> Amounts:

@@ -61,6 +61,12 @@ def show_amount(amount: int) -> str:
     return f"{amount} B" if unit == "B" else f"{size:.1f} {unit}"
 
 
+def write_amount(amount: int) -> str:
+    """A short spelling that `parse_amount` reads back as no less: 5 GiB and a byte -> "6GiB", 300 KiB -> "1MiB"."""
+    unit, size = ("GiB", 1 << 30) if amount > MIB << 9 else ("MiB", MIB)
+    return f"{-(-amount // size)}{unit}"
+
+
 def parse_duration(text: str) -> float:
     """Seconds of "10m", "90", "1.5h" or "250ms". ValueError if it is not a duration."""
     found = _DURATION.match(text)

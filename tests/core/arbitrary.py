@@ -10,6 +10,7 @@ from admitd.core.terms import Capacity, Host, Level, Reading, Request, Service, 
 from tests.core.worlds import (
     MB,
     Footprint,
+    Holding,
     Seen,
     capacity,
     check,
@@ -151,6 +152,7 @@ WILD_SEEN: st.SearchStrategy[Seen] = st.one_of(
         st.sampled_from("rst"),
     ),
     st.builds(Footprint, KNOWN_OR_NOT, ANY_AMOUNTS),
+    st.builds(Holding, st.integers(1, 3).map(holder), ANY_AMOUNTS),
     st.builds(lambda pid, mb, ours: unread(pid, mb, could_be_ours=ours), st.integers(1, 9), ANY_AMOUNT, st.booleans()),
 )
 WAITERS: st.SearchStrategy[Waiter] = st.builds(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from admitd.core.terms import State
 from tests.core.worlds import (
@@ -11,6 +15,8 @@ from tests.core.worlds import (
     capacity,
     check,
     footprint,
+    holder,
+    holding,
     ledger,
     loaded,
     mb,
@@ -171,11 +177,60 @@ def test_how_a_service_is_charged(name: str, seen: list[Seen], state: State, cha
             [unread(77, 300), reserved("y", 6_000)], [4_000], id="nor is one whose budget is promised already"
         ),
         pytest.param([unread(77, 1), unread(78, 1)], [6_000, 6_000], id="two unread processes are charged each"),
+        pytest.param([reserved("app", 4_000, 41), holding(41, 10_000)], [10_000], id="an app is charged what it holds"),
+        pytest.param([reserved("app", 4_000, 41), holding(41, 1_000)], [4_000], id="or what was kept, if that is more"),
+        pytest.param(
+            [reserved("app", 4_000, 41), reserved("too", 2_000, 41, id="r"), holding(41, 10_000)],
+            [4_000, 6_000],
+            id="what is beyond two promises of one holder is charged once",
+        ),
+        pytest.param(
+            [reserved("app", 4_000, 41), reserved("too", 2_000, 41, id="r"), holding(41, 5_000)],
+            [4_000, 2_000],
+            id="and what fills the other is beyond neither",
+        ),
+        pytest.param(
+            [reserved("app", 4_000, 41), reserved("other", 2_000, 42), holding(41, 5_000), holding(42, 500)],
+            [5_000, 2_000],
+            id="what one app holds fills nobody else's promise",
+        ),
+        pytest.param(
+            [reserved("app", -1, 41), holding(41, 300)], [300], id="whatever a record says, what is held is held"
+        ),
+        pytest.param([reserved("x", 4_000, 41), holding(41, 10_000)], [], id="a declared service is no app"),
     ],
 )
 def test_memory_is_charged_whoever_named_it(seen: list[Seen], charges_mb: list[int]) -> None:
     world = capacity(service("x", 4_000), service("y", 6_000), service("z", 9_000, process_pattern=None))
     assert [mb(extra.charge) for extra in ledger(world, *seen).extras] == charges_mb
+
+
+@given(st.lists(st.integers(0, 9_000), min_size=1, max_size=4), st.integers(0, 40_000))
+def test_an_app_is_charged_the_larger_of_all_it_was_promised_and_what_it_holds(kept: list[int], held: int) -> None:
+    promises = [reserved(f"app{number}", each, 41, id=f"r{number}") for number, each in enumerate(kept)]
+    derived = ledger(capacity(service("x", 4_000)), *promises, holding(41, held))
+    assert mb(derived.charged) == max(sum(kept), held)
+    assert sum(mb(extra.promised) for extra in derived.extras) == max(0, sum(kept) - held)
+    assert bool(derived.warnings) is (held > sum(kept))
+
+
+def test_what_an_app_holds_is_charged_once_where_its_process_is_charged_already() -> None:
+    kept = reserved("app", 1_000, 41)
+    itself = replace(loaded("x").process, id=holder(41))
+    seen: list[Seen] = [replace(loaded("x"), process=itself), footprint("x", 9_000), kept, holding(41, 9_000)]
+    assert mb(ledger(WORLD, *seen).charged) == 2_000 + 9_000 + 1_000
+    only_mentions = replace(mentioned("x"), process=itself)
+    assert mb(ledger(WORLD, only_mentions, kept, holding(41, 9_000)).charged) == 2_000 + 4_000 + 9_000
+    hidden = replace(unread(41, 9_000), process=holder(41))
+    assert mb(ledger(WORLD, hidden, kept, holding(41, 9_000)).charged) == 2_000 + 9_000 + 1_000
+
+
+def test_what_an_app_has_in_use_of_what_it_asks_for_is_not_in_its_own_way() -> None:
+    derived = ledger(WORLD, reserved("notes", 1_000, 41), reserved("other", 1_000, 42), holding(41, 9_000))
+    asked = [(holder(41), 5_000), (holder(42), 5_000), (None, 1)]
+    frees = [derived.asked_by(app, ram(used)).free for app, used in asked]
+    assert [mb(each) for each in frees] == [13_000, 8_000, 8_000]
+    assert derived.asked_by(holder(41), ram(50_000)).free == ram(16_000)  # what it was promised stays charged
 
 
 def test_free_is_shown_negative_when_services_were_started_past_the_daemon() -> None:
@@ -233,6 +288,11 @@ def test_which_reservations_stand(seen: list[Seen], live: list[str]) -> None:
         pytest.param([loaded("x"), footprint("x", 4_001)], ["x holds more than its budget"], id="a runaway"),
         pytest.param([reserved("x", damaged=True)], ["x: a damaged reservation"], id="a damaged record"),
         pytest.param(
+            [reserved("chat", 4_000, 41), reserved("notes", 1_000, 41, id="r"), holding(41, 10_000)],
+            ["chat and notes (process 41) holds 10,000 MB, and 5,000 MB were promised to it", "charged what it holds"],
+            id="an app that holds more than was kept for it",
+        ),
+        pytest.param(
             [loaded("x", age_s=7_200), peak("x", 1_999)],
             ["x has held 1,999 MB at most since it started 2h ago", "4,000 MB", "admit measure x"],
             id="a budget twice as large as what it ever held",
@@ -252,6 +312,7 @@ def test_what_a_look_warns_of(seen: list[Seen], words: list[str]) -> None:
         pytest.param([loaded("x"), footprint("x", 4_000)], id="a service within its budget"),
         pytest.param([loaded("x", 11), loaded("x", 12)], id="two processes of one service"),
         pytest.param([reserved("x")], id="a sound reservation"),
+        pytest.param([reserved("app", 4_000, 41), holding(41, 4_000)], id="an app within what was kept for it"),
         pytest.param([loaded("x", age_s=7_200), peak("x", 2_000)], id="one that held half of its budget once"),
         pytest.param([loaded("x", age_s=599), peak("x", 10)], id="one that may not have been used yet"),
         pytest.param([loaded("slow", age_s=3_599), peak("slow", 10)], id="one that may still be loading"),

@@ -150,6 +150,15 @@ def test_a_reading_of_ram_alone_says_nothing_of_a_gpu() -> None:
     assert short.shortfall == {"vram0": MB}
 
 
+def test_an_app_past_what_was_kept_leaves_less_room_without_the_veto_too() -> None:
+    off = capacity(service("new", 8_000), pool_mb=16_000, live_veto=False)
+    app = reserved("app", 4_000, 41)
+    assert isinstance(ask(off, "new", app, holding(41, 8_000)), Admitted)
+    refused = refusal(ask(off, "new", app, holding(41, 8_001)))
+    assert (refused.reason, mb(refused.shortfall)) == (Reason.NO_HEADROOM, 1)
+    assert [(each.label, mb(each.charge)) for each in refused.blockers] == [("app", 8_001)]
+
+
 def test_what_is_admitted_in_one_look_is_promised_to_the_next() -> None:
     declared = capacity(service("a", 4_000, priority=1), service("b", 4_000))
     requests = [request(declared, "a", 0.0, 1), request(declared, "b", 0.0, 2)]

@@ -33,6 +33,25 @@ def test_an_amount_is_read(text: str, expected: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("amount", "written"),
+    [
+        pytest.param(5 * GIB, "5GiB", id="whole gibibytes stay what they are"),
+        pytest.param(5 * GIB + 1, "6GiB", id="and a byte more is one more"),
+        pytest.param(GIB // 2 + 1, "1GiB", id="more than half of one is one"),
+        pytest.param(GIB // 2, "512MiB", id="less is told in mebibytes"),
+        pytest.param(1, "1MiB", id="a byte is no less than one of them"),
+    ],
+)
+def test_an_amount_is_written_so_that_it_is_enough(amount: int, written: str) -> None:
+    assert units.write_amount(amount) == written
+
+
+@given(st.integers(1, 1 << 50))
+def test_what_is_written_is_read_back_as_no_less(amount: int) -> None:
+    assert amount <= units.parse_amount(units.write_amount(amount)) < 2 * amount + units.MIB
+
+
+@pytest.mark.parametrize(
     "text",
     [
         pytest.param("", id="nothing at all"),

@@ -211,9 +211,9 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         yield up
 
 
-def joined(daemon: Daemon, governor: MemoryGovernor) -> Citizen:
+def joined(daemon: Daemon, governor: MemoryGovernor, machine: Machine | None = None) -> Citizen:
     environ = {**daemon.environ, "ADMIT_PORT": str(daemon.port)}
-    return Citizen(governor, environ=environ, memory=Machine())
+    return Citizen(governor, environ=environ, memory=machine or Machine())
 
 
 def of(daemon: Daemon, name: str) -> list[tuple[int, int]]:
@@ -337,8 +337,9 @@ def test_an_app_that_does_not_fit_is_told_by_the_daemon_what_would_help(daemon: 
     assert daemon.act("/services/llm/load").status == 200
     governor = MemoryGovernor("4GiB", name="large", watch=False)
     try:
-        with joined(daemon, governor) as citizen:
+        with joined(daemon, governor, Machine(5_000 * MIB)) as citizen:
             assert isinstance(citizen.daemon, door.Denied)
+            assert citizen.warning is not None and f"large (pid {os.getpid()}) 4,096 MB" in citizen.warning
             with pytest.raises(Exhausted) as refused:
                 governor.try_allocate(MIB)
             assert "large needs 4096 MB and 2240 MB of the 10240 MB pool are free" in refused.value.suggestion

@@ -104,15 +104,33 @@ def test_what_is_reserved_is_told_with_the_rest(
         assert governor.free_bytes == (6_656 - 500) * MIB
 
 
-def test_an_app_to_which_nothing_is_kept_still_tells_its_heap(
+def test_an_app_that_is_denied_is_counted_with_the_budget_that_it_wants(
     daemon: Door, path: Path, joined: Callable[[MemoryGovernor], Citizen]
 ) -> None:
+    """It asks on, and takes that as soon as there is room: the warning is the same, whether it was kept or not."""
     daemon.answer = lambda _: door.Denied("there is no room.", "")
-    governor = MemoryGovernor(9_000 * MIB, 2_000 * MIB, name="heap", watch=False)
-    joined(governor).turn()
-    assert governor.free_bytes == 0
+    governor = MemoryGovernor(9_000 * MIB, 2_000 * MIB, soft=6_000 * MIB, name="heap", watch=False)
+    citizen = joined(governor)
+    for _ in range(2):  # the second time it is not asked again yet
+        citizen.turn()
+        assert governor.free_bytes == 0
+        (entered,) = statefile.read(path)
+        assert (entered.budget, entered.held) == ({RAM: 8_000 * MIB}, {RAM: 2_000 * MIB})
+        assert citizen.warning is not None
+        assert "the running apps may take 8,000 MB together, and 7,500 of 10,000 MB are for apps" in citizen.warning
+        assert "heap (pid" in citizen.warning and "8,000 MB, of which it holds 2,000" in citizen.warning
+
+
+def test_growth_that_is_denied_is_not_counted(
+    daemon: Door, path: Path, joined: Callable[[MemoryGovernor], Citizen]
+) -> None:
+    citizen = joined(MemoryGovernor(9_000 * MIB, soft=1_000 * MIB, name="grows", watch=False))
+    citizen.turn()
+    daemon.answer = lambda _: door.Denied("there is no room.", "")
+    citizen.more(8_500 * MIB)
+    citizen.turn()
     (entered,) = statefile.read(path)
-    assert (entered.budget, entered.held) == ({RAM: 2_000 * MIB}, {RAM: 2_000 * MIB})
+    assert (entered.budget, citizen.warning) == ({RAM: 1_000 * MIB}, None)
 
 
 def test_amounts_that_are_no_whole_mb_are_no_news_each_time(

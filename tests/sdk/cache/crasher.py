@@ -61,7 +61,7 @@ def look(folder: Path, url: str, sha256: str) -> None:
         assert hashlib.sha256(held.path.read_bytes()).hexdigest() == sha256
     cache.collect()
     found = sorted(str(each.relative_to(folder)) for each in folder.rglob("*") if each.is_file())
-    assert found == [f"files/{sha256}", f"files/{sha256}.json", "references/lock"], found
+    assert found == [f"files/{sha256}", f"files/{sha256}.json", "references/collected", "references/lock"], found
 
 
 def main(folder: str, url: str, sha256: str) -> None:

@@ -93,11 +93,36 @@ def test_what_can_never_fit_is_refused_at_once_and_costs_nobody_anything(where: 
     cache = ModelCache(where, app="tests", max_bytes=3 * MB, spare_bytes=0)
     small = some_bytes(MB, 1)
     cache.fetch(server.put("/small", small), sha256(small)).release()
-    with pytest.raises(TooLarge, match=r"has 4.0 MiB, and the cache may hold 3.0 MiB in all.*ADMIT_MODEL_CACHE_MAX"):
+    with pytest.raises(TooLarge, match=r"has 4.0 MiB, and the cache may hold 3.0 MiB in all"):
         cache.fetch(server.put("/model.gguf", DATA), SHA)
     contents = cache.contents()
     assert [each.name for each in contents.files] == ["small"]
     assert not contents.downloads
+
+
+@pytest.mark.parametrize("size", [4 * MB, 4 * MB + 1])
+def test_what_is_too_large_names_a_maximum_that_would_do(
+    where: Path, server: Server, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    data = some_bytes(size, 3)
+    url = server.put("/model.gguf", data)
+    monkeypatch.setenv("ADMIT_MODEL_CACHE_MAX", "3MiB")
+    with pytest.raises(TooLarge) as told:
+        ModelCache(where, app="tests", spare_bytes=0).fetch(url, sha256(data))
+    name, _, enough = str(told.value).rpartition(" ")[2].partition("=")
+    monkeypatch.setenv(name, enough)
+    ModelCache(where, app="tests", spare_bytes=0).fetch(url, sha256(data), wait_s=0).release()
+
+
+def test_what_is_too_large_for_a_maximum_of_the_app_names_no_setting_that_is_never_read(
+    where: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADMIT_MODEL_CACHE_MAX", "50GiB")
+    cache = ModelCache(where, app="tests", max_bytes=3 * MB, spare_bytes=0)
+    with pytest.raises(TooLarge) as told:
+        cache.fetch(server.put("/model.gguf", DATA), SHA)
+    assert str(told.value).endswith(f"max_bytes={4 * MB} (4MiB) or more where the app makes its ModelCache")
+    assert "ADMIT_MODEL_CACHE_MAX" not in str(told.value)
 
 
 def shards(server: Server, *, declared: bool) -> dict[str, Source]:
