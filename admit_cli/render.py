@@ -244,7 +244,7 @@ def oddly_loaded(verdict: dict[str, Any]) -> str:
         return (
             f"admit: {name} counts as loaded, so nothing was started; but only because a process mentions it in an "
             f"argument.\n  See which: admit explain {name}. If that is not the service, end it; if it is, declare its "
-            "name (program: NAME)."
+            "program, as that says."
         )
     odd = {
         "half_loaded": f"its process is there, but its check says it is not loaded: admit explain {name}",
@@ -292,7 +292,7 @@ def unload_result(name: str, outcome: Outcome, text: str) -> dict[str, Any]:
     return {"outcome": word, "service": name, "detail": text}
 
 
-def explained(found: dict[str, Any]) -> str:
+def explained(found: dict[str, Any], config: str | None) -> str:
     """Which processes match, and why."""
     lines = [f"{found['service']}: {found['state']}  ({found['processes']} processes looked at)"]
     if found["process_pattern"] is not None:
@@ -308,8 +308,10 @@ def explained(found: dict[str, Any]) -> str:
         lines.append(f"  {each['pid']}  {each['program']}: matches, not counted: {each['why']}")
     if found["process_pattern"] is not None and not found["matches"]:
         lines.append("  no live process counts as it")
-    if found["matches"] and all(match["mention"] for match in found["matches"]):
-        lines.append("If one of these really is the service, declare its name:   program: NAME")
+    if found["program"] is None and found["matches"] and all(match["mention"] for match in found["matches"]):
+        for program in dict.fromkeys(match["program"] for match in found["matches"]):
+            declares = again(config, "service", "edit", found["service"], f"program={program}")
+            lines.append(f"If {program} really is the service, declare it:   {printable(declares)}")
     if found["check"] is not None:
         answer = {True: "loaded", False: "not loaded", None: "could not be run"}[found["check"]["loaded"]]
         lines.append(f"loaded_check_cmd: {answer}; {printable(found['check']['said'])}")

@@ -127,8 +127,8 @@ class Facts:
 
     @property
     def by_hand(self) -> str:
-        """What opens the file to be changed by hand."""
-        return f"$EDITOR {shlex.quote(self.path or '')}"
+        """What opens the file to be changed by hand; not in quotes, because an EDITOR may have options."""
+        return f"${{EDITOR:-vi}} {shlex.quote(self.path or '')}"
 
 
 UNSEEN: Final = "the process table can't be seen (see processes)"
