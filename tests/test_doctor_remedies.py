@@ -14,12 +14,13 @@ import pytest
 
 from admit_cli.main import parse
 from admitd import places
+from admitd.core.respawn import Supervisor
 from admitd.core.units import MIB
-from admitd.doctor.finding import Answering, Held, Missing
+from admitd.doctor.finding import Answering, Held, Level, Missing
 from admitd.doctor.gather import gather
 from tests.core.worlds import service
 from tests.daemons import free_port
-from tests.test_doctor import CASES, CODER, GOOD, OLD, both, declares, findings, sees
+from tests.test_doctor import CASES, CODER, GOOD, OLD, OWN_UNIT, both, declares, findings, sees
 
 OTHER = "/h/o ther.yaml"
 OF_NO_FILE = (["daemon", "restart"], ["daemon", "start"], ["events"], ["doctor", "--config"])
@@ -156,3 +157,11 @@ def test_of_two_patterns_that_overlap_the_one_is_named_that_would_set_them_apart
     other = sees("gemma", 10, line="mlx_lm.server --model m/Other")
     assert mend("overlaps", (QWEN, GEMMA), *at_once, other) == "admit explain gemma", "nobody would be charged for it"
     assert mend("overlaps", (QWEN, replace(GEMMA, load_cmd="tts")), *at_once) == "admit explain gemma"
+
+
+def test_what_the_daemon_loaded_is_not_unloaded_by_stopping_the_daemon() -> None:
+    """It runs inside of the daemon's own unit, as the daemon's child."""
+    assert [each.level for each in findings("respawns", replace(GOOD, supervisors={"coder": OWN_UNIT}))] == [Level.OK]
+    within = Supervisor("the systemd unit jupyter.service", None)
+    (found,) = findings("respawns", replace(GOOD, supervisors={"coder": within}))
+    assert (found.level, found.mend) == (Level.WARNING, None)
