@@ -194,7 +194,7 @@ CASES: list[tuple[str, dict[str, Any], Level, str, str, dict[str, Any]]] = [
         {"capacity": declares(BOUNDED), "look": sees("mlx", line=MLX)},
         W,
         "mlx: mlx_lm.server",
-        "admit service edit mlx",
+        "admit unload mlx && admit load mlx",
         {"capacity": declares(MLX_SERVICE), "look": sees("mlx", line=f"{MLX} --prompt-cache-bytes=1GB")},
     ),
     (
