@@ -163,5 +163,33 @@ def test_what_the_daemon_loaded_is_not_unloaded_by_stopping_the_daemon() -> None
     """It runs inside of the daemon's own unit, as the daemon's child."""
     assert [each.level for each in findings("respawns", replace(GOOD, supervisors={"coder": OWN_UNIT}))] == [Level.OK]
     within = Supervisor("the systemd unit jupyter.service", None)
-    (found,) = findings("respawns", replace(GOOD, supervisors={"coder": within}))
-    assert (found.level, found.mend) == (Level.WARNING, None)
+    of_root = Supervisor("the systemd unit coder.service", "sudo systemctl stop coder.service")
+    for each in (within, of_root):
+        (found,) = findings("respawns", replace(GOOD, supervisors={"coder": each}))
+        assert (found.level, found.mend) == (Level.WARNING, None), "no unload is asked for a password"
+
+
+POOL = 48 << 30
+
+
+@pytest.mark.parametrize(
+    ("held", "mend"),
+    [
+        (POOL - (1 << 30), f"admit service edit coder ram_budget_mb={POOL // MIB}"),
+        (POOL, f"admit service edit coder ram_budget_mb={POOL // MIB}"),
+        (POOL + 1, "admit unload coder"),
+    ],
+)
+def test_no_budget_is_named_that_the_file_would_not_take(held: int, mend: str) -> None:
+    (found,) = findings("budgets", replace(GOOD, held={"coder": Held(held)}))
+    assert found.mend == mend
+
+
+def test_the_last_port_has_no_next_one() -> None:
+    (found,) = findings("port", replace(GOOD, port=65_535, answering=Answering(False)))
+    assert found.mend == "ADMIT_PORT=65534 admit daemon run"
+
+
+def test_macos_has_no_proc_to_look_at() -> None:
+    (found,) = findings("processes", replace(GOOD, look=None, cannot_see="ps hangs", mac=True))
+    assert found.mend == "ps -axww"

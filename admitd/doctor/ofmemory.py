@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from admitd.core import sizing
+from admitd.core import headroom, sizing
 from admitd.core.ledger import FAR_BELOW, SETTLED_S, WORTH_TELLING
 from admitd.core.terms import RAM, Capacity
-from admitd.core.units import MIB, to_mb
+from admitd.core.units import MIB, free_to_mb, to_mb
 from admitd.doctor.finding import Facts, Finding, fault, ok, warning
 
 NEAR: Final = 0.02
@@ -36,11 +36,15 @@ def memory(facts: Facts, declared: Capacity) -> list[Finding]:
 def budgets(facts: Facts, declared: Capacity) -> list[Finding]:
     """What was held is within the budget, and not far below it."""
     findings = []
+    room = headroom.pool(declared.host).get(RAM, 0)
     for name, held in facts.held.items():
         budget = declared.services[name].budget.get(RAM, 0)
         said = f"{name} held {to_mb(held.most)} MB, and its budget is {to_mb(budget)} MB"
         if held.most > budget:
-            mend = facts.again("service", "edit", name, f"ram_budget_mb={to_mb(sizing.budget(held.most))}")
+            fits = held.most <= room
+            most = min(to_mb(sizing.budget(held.most)), free_to_mb(room))  # the file may not say more than the pool
+            words = ("service", "edit", name, f"ram_budget_mb={most}") if fits else ("unload", name)
+            mend = facts.again(*words)
             findings.append(fault(f"{said}: it takes room that others were promised", mend, name))
         elif (
             held.most < budget * FAR_BELOW

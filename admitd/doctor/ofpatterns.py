@@ -15,7 +15,9 @@ from admitd.processes.matching import Claim, Matcher
 def table(facts: Facts) -> list[Finding]:
     """The process table can be seen, all of it."""
     if facts.look is None:
-        return [fault(f"the process table can't be seen: {facts.cannot_see}", "ls -ld /proc/1")]
+        return [
+            fault(f"the process table can't be seen: {facts.cannot_see}", "ps -axww" if facts.mac else "ls -ld /proc/1")
+        ]
     if facts.look.warnings:
         return [warning(each, "grep hidepid /proc/mounts") for each in facts.look.warnings]
     hidden = [each for each in facts.look.unread if each.could_be_ours]

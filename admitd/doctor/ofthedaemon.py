@@ -76,9 +76,15 @@ def respawns(facts: Facts, declared: Capacity) -> list[Finding]:
         kept = supervisor.name.startswith(_MANAGERS) and supervisor.name not in OWN
         if kept and declared.services[name].unload_cmd is None:
             what = f"{name}: {supervisor.name} started it, and may start it again after an unload"
-            mend = facts.again("service", "edit", name, f"unload_cmd={supervisor.stop}") if supervisor.stop else None
-            findings.append(warning(what, mend, name))
+            findings.append(warning(what, _stopping(facts, name, supervisor.stop), name))
     return findings or ok("nothing is known to start a service again that was unloaded")
+
+
+def _stopping(facts: Facts, name: str, stop: str | None) -> str | None:
+    """The unload_cmd that stops it for good; none that would ask for a password, where nobody is to be asked."""
+    if stop is None or stop.startswith("sudo "):
+        return None
+    return facts.again("service", "edit", name, f"unload_cmd={stop}")
 
 
 def safelist(facts: Facts, declared: Capacity) -> list[Finding]:
@@ -114,7 +120,7 @@ def _after_it(found: Answering, command: str) -> str:
 
 
 def _on_another(facts: Facts) -> str:
-    return f"ADMIT_PORT={facts.port + 1} {facts.again('daemon', 'run')}"
+    return f"ADMIT_PORT={facts.port + (1 if facts.port < 65_535 else -1)} {facts.again('daemon', 'run')}"
 
 
 def _same(one: str, other: str) -> bool:
