@@ -248,8 +248,8 @@ def oddly_loaded(verdict: dict[str, Any]) -> str:
         )
     odd = {
         "half_loaded": f"its process is there, but its check says it is not loaded: admit explain {name}",
-        "suspended": "it is stopped (state T): it holds its memory, and answers nothing until it is continued "
-        f"(kill -CONT PID, see admit explain {name})",
+        "suspended": "it is stopped (state T): it holds its memory, and answers nothing until it is continued; "
+        f"by what command: admit explain {name}",
     }
     return f"admit: {name} is loaded already, but {odd.get(verdict['state'], verdict['state'])}"
 
@@ -301,7 +301,7 @@ def explained(found: dict[str, Any], config: str | None) -> str:
         lines.append(f"program: {found['program']}")
     for match in found["matches"]:
         what = "mentions it in an argument: charged, never signalled" if match["mention"] else "is it"
-        stopped = ", stopped (state T)" if match["stopped"] else ""
+        stopped = f", stopped (state T); to continue it: kill -CONT {match['pid']}" if match["stopped"] else ""
         command = match["command"] if match["command"] is not None else f"(a process of uid {match['uid']})"
         lines.append(f"  {match['pid']}  {match['program']}: {what}{stopped}\n      {command}")
     for each in found["passed_over"]:

@@ -56,8 +56,10 @@ def test_what_the_check_said(desk: Desk) -> None:
 
 def test_a_stopped_one_is_marked(desk: Desk) -> None:
     desk.declare(desk.service("coder"))
-    desk.start_by_hand("coder").send_signal(signal.SIGSTOP)
-    wait_until(lambda: "is it, stopped (state T)" in desk.admit("explain", "coder").must(0).out)
+    by_hand = desk.start_by_hand("coder")
+    by_hand.send_signal(signal.SIGSTOP)
+    says = f"is it, stopped (state T); to continue it: kill -CONT {by_hand.pid}\n"
+    wait_until(lambda: says in desk.admit("explain", "coder").must(0).out)
 
 
 def test_a_hostile_command_line_cannot_paint_the_terminal(desk: Desk) -> None:
