@@ -144,6 +144,9 @@ def test_a_pattern_is_named_where_the_engine_is_known_and_it_would_be_right() ->
     assert mend("patterns", (replace(wrong, load_cmd="llama-server -m /m/Qwen.gguf"),)) == (
         "admit service edit qwen 'process_pattern=llama-server .*Qwen\\.gguf( |/|$)' program=llama-server"
     )
+    twin = replace(QWEN, name="twin", process_pattern="--port 82", load_cmd="mlx_lm.server --model m/Qwen --port 82")
+    by_port = "admit service edit qwen 'process_pattern=mlx_lm[. ]server .*--port 81( |$)'"
+    assert mend("patterns", (wrong, twin)) == by_port, "their model would be both of them"
     copy = replace(QWEN, name="copy")
     assert mend("patterns", (wrong, copy)) == "admit explain qwen", "what a second one starts is no other"
 
