@@ -39,7 +39,7 @@ def explain(values: dict[str, Any]) -> int:
     if values["json"]:
         render.print_json(explained)
     else:
-        out(render.explained(explained))
+        out(render.explained(explained, values["config"]))
     return 0
 
 

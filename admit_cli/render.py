@@ -244,12 +244,12 @@ def oddly_loaded(verdict: dict[str, Any]) -> str:
         return (
             f"admit: {name} counts as loaded, so nothing was started; but only because a process mentions it in an "
             f"argument.\n  See which: admit explain {name}. If that is not the service, end it; if it is, declare its "
-            "name (program: NAME)."
+            "program, as that says."
         )
     odd = {
         "half_loaded": f"its process is there, but its check says it is not loaded: admit explain {name}",
-        "suspended": "it is stopped (state T): it holds its memory, and answers nothing until it is continued "
-        f"(kill -CONT PID, see admit explain {name})",
+        "suspended": "it is stopped (state T): it holds its memory, and answers nothing until it is continued; "
+        f"by what command: admit explain {name}",
     }
     return f"admit: {name} is loaded already, but {odd.get(verdict['state'], verdict['state'])}"
 
@@ -292,7 +292,7 @@ def unload_result(name: str, outcome: Outcome, text: str) -> dict[str, Any]:
     return {"outcome": word, "service": name, "detail": text}
 
 
-def explained(found: dict[str, Any]) -> str:
+def explained(found: dict[str, Any], config: str | None) -> str:
     """Which processes match, and why."""
     lines = [f"{found['service']}: {found['state']}  ({found['processes']} processes looked at)"]
     if found["process_pattern"] is not None:
@@ -301,15 +301,17 @@ def explained(found: dict[str, Any]) -> str:
         lines.append(f"program: {found['program']}")
     for match in found["matches"]:
         what = "mentions it in an argument: charged, never signalled" if match["mention"] else "is it"
-        stopped = ", stopped (state T)" if match["stopped"] else ""
+        stopped = f", stopped (state T); to continue it: kill -CONT {match['pid']}" if match["stopped"] else ""
         command = match["command"] if match["command"] is not None else f"(a process of uid {match['uid']})"
         lines.append(f"  {match['pid']}  {match['program']}: {what}{stopped}\n      {command}")
     for each in found["passed_over"]:
         lines.append(f"  {each['pid']}  {each['program']}: matches, not counted: {each['why']}")
     if found["process_pattern"] is not None and not found["matches"]:
         lines.append("  no live process counts as it")
-    if found["matches"] and all(match["mention"] for match in found["matches"]):
-        lines.append("If one of these really is the service, declare its name:   program: NAME")
+    if found["program"] is None and found["matches"] and all(match["mention"] for match in found["matches"]):
+        for program in dict.fromkeys(match["program"] for match in found["matches"]):
+            declares = again(config, "service", "edit", found["service"], f"program={program}")
+            lines.append(f"If {program} really is the service, declare it:   {printable(declares)}")
     if found["check"] is not None:
         answer = {True: "loaded", False: "not loaded", None: "could not be run"}[found["check"]["loaded"]]
         lines.append(f"loaded_check_cmd: {answer}; {printable(found['check']['said'])}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,8 @@ from admitd.problem import ConfigError, Keys, closest, show
 TEXTS: Final = frozenset({"process_pattern", "program", "probe.url", "probe.method"})
 COMMANDS: Final = frozenset({"load_cmd", "unload_cmd", "loaded_check_cmd"})
 LISTS: Final = frozenset({"exclusive_with"})
+PLACEHOLDERS: Final = re.compile(r"\.\.\.|\u2026|<[^<>]*>|\[\.\.\.\]")
+"""What stands in examples for a value, as a whole."""
 
 
 def add(values: dict[str, Any]) -> int:
@@ -82,6 +85,8 @@ def pairs(words: list[str]) -> list[tuple[tuple[str, ...], Any]]:
             raise BadSetting(f"{show(word)} is no KEY=VALUE; write ram_budget_mb=14000, for example")
         if keys in [each for each, _ in found]:
             raise BadSetting(f"{key} stands there twice; write it once")
+        if PLACEHOLDERS.fullmatch(text.strip()) or (key == "program" and text.strip() == "NAME"):
+            raise BadSetting(f"{word} stands for a value, and is none; write the value itself")
         found.append((keys, _value(key, text) if text else None))
     return found
 

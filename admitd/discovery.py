@@ -25,7 +25,7 @@ from admitd.engines import Draft, Found, Matching
 from admitd.measuring import Measuring, in_words
 from admitd.memory import Memory
 from admitd.modelfiles.bounded import BadFile
-from admitd.processes import naming, proc
+from admitd.processes import naming
 from admitd.processes.cputime import CpuTimes
 from admitd.processes.matching import Matcher
 from admitd.processes.table import Look, ProcessTable
@@ -178,19 +178,11 @@ def _found(look: Look, eyes: Eyes) -> list[Found]:
 
 
 def kept_by(pid: int) -> Supervisor | None:
-    """The launchd job, or the user's systemd unit whose own first process this is: whoever only runs inside of a unit,
-    a terminal's, say, would take that along."""
+    """The launchd job, or the user's systemd unit whose own first process this is."""
     found = supervisors.of(pid)
     if (found.stop or "").startswith("launchctl "):
         return found
-    if not (found.stop or "").startswith("systemctl --user stop "):
-        return None
-    known = proc.details(pid)
-    try:
-        parent = Path(f"/proc/{known.parent}/comm").read_text(encoding="utf-8", errors="replace") if known else ""
-    except OSError:
-        return None
-    return found if parent.strip() == "systemd" else None
+    return found if (found.stop or "").startswith("systemctl --user stop ") and supervisors.is_first(pid) else None
 
 
 def under(draft: Draft, keeper: Supervisor | None) -> Draft:

@@ -6,14 +6,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from admitd import discovery, drafting, engines
-from admitd.core.terms import RAM, Command, Service
+from admitd import discovery, drafting
+from admitd.core.terms import Command, Service
 from admitd.core.units import to_mb
 from admitd.discovery import Eyes
-from admitd.doctor.commandline import simple_commands
-from admitd.engines import Found
-from admitd.processes import naming
-from admitd.processes.matching import Matcher
+from admitd.doctor.commandline import engine_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +25,7 @@ class Told:
 def told(command: Command, eyes: Eyes, declared: Collection[Service]) -> Told | None:
     """What can be told of what `command` starts, beside what is declared; None where it is no engine that is known.
     Raises CannotSee."""
-    started = simple_commands(command, eyes.environ)
-    if not started:
-        return None
-    argv = started[-1].argv
-    raw = "\0".join(argv).encode("utf-8", "surrogateescape") + b"\0"
-    known = Matcher(Service(each.key, {RAM: 1}, process_pattern=each.seen) for each in engines.ENGINES)
-    judged = known.judge(raw)
-    real = [claim.service for claim in judged.claims if not claim.mention] if judged is not None else []
-    if not real:
-        return None
-    draft = engines.of(Found(real[0], (), argv, naming.read(raw).program, cwd=started[-1].folder))
+    draft = engine_of(command, eyes.environ)
     if draft is None:
         return None
     sized = discovery.sized(draft, eyes)

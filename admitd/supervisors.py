@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,16 @@ _READ_MAX: Final = 65_536
 def of(pid: int) -> Supervisor:
     """The supervisor of a process, as well as it can be told."""
     return _on_darwin(pid) if sys.platform == "darwin" else _on_linux(pid, Path("/proc"))
+
+
+def is_first(pid: int, proc: Path = Path("/proc")) -> bool:
+    """Whether systemd itself started it: what only runs inside of a unit, a terminal's, say, is not that unit. Its
+    parent may be systemd all the same, which adopts what is left alone; so systemd says whom it started
+    (SYSTEMD_EXEC_PID, since 248)."""
+    told = re.search(r"(?:\A|\0)SYSTEMD_EXEC_PID=(\d+)", _text(proc / str(pid) / "environ"))
+    if told is not None:
+        return int(told[1]) == pid
+    return _text(proc / _stat(proc, pid)[1] / "comm").strip() == "systemd"
 
 
 def _on_linux(pid: int, proc: Path) -> Supervisor:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import usersystemd
-from tests.daemons import free_port, until
+from tests.daemons import free_port, nap, until
 from tests.installeddaemon import WITHIN_S, Installed, an_own_systemd
 
 pytestmark = [
@@ -73,3 +73,22 @@ def test_what_doctor_says_of_one_of_another_version_starts_it_anew(here: Install
     done = here.paste(found["mend"])
     assert done.returncode == 0, done.stderr
     assert here.another_than(before) and here.daemon.ask("GET", "/healthz").status == 200
+
+
+def test_what_the_daemon_loads_is_not_unloaded_by_stopping_the_daemon(here: Installed) -> None:
+    """It runs inside of the daemon's unit."""
+    assert here.daemon.act("/services/nap/load").status == 200
+    assert here.doctor()["respawns"]["level"] == "ok"
+    assert here.daemon.act("/services/nap/unload").status == 200
+
+
+@pytest.mark.parametrize(("runs", "stops"), [("exec {nap}", True), ("({nap} &); sleep 300", False)])
+def test_a_unit_is_only_stopped_for_what_systemd_started_in_it(installed: Installed, runs: str, stops: bool) -> None:
+    """And not for what was left alone there, which systemd adopts: the unit may be a whole terminal's."""
+    installed.paste(f"systemd-run --user --unit=work --collect sh -c '{runs.format(nap=nap(1))}'")
+    until(lambda: "nap: the systemd unit work.service" in installed.doctor()["respawns"]["what"], WITHIN_S)
+    mend = installed.doctor()["respawns"]["mend"]
+    installed.paste("systemctl --user stop work.service")
+    until(lambda: installed.doctor()["respawns"]["level"] == "ok", WITHIN_S)
+    wanted = "admit service edit nap 'unload_cmd=systemctl --user stop work.service'"
+    assert mend == (wanted if stops else None)

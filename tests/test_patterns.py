@@ -34,6 +34,8 @@ WRONG = [
     ("something optional", "(mlx)?", "matches an empty line", "must contain"),
     ("a point", ".", "any one character", "write words"),
     ("anything that is no blank", r"\S+", "any one character", "write words"),
+    ("three points", "...", "matches any characters, if there are enough", "write words"),
+    ("two hundred characters", r"^.{200}", "matches any characters, if there are enough", "write words"),
     ("1,001 characters", "x" * 1001, "1001 characters", "at most 1000"),
     ("an open group", "(", "missing ): (", r"write \( for the character"),
     ("a closed one", "a)", "unexpected ): a)", r"write \) for the character"),

@@ -176,6 +176,25 @@ def test_the_parent_is_named_where_there_is_no_unit() -> None:
     assert supervisors.of(process.pid).stop is None
 
 
+FIRST = [
+    ("started by systemd", "A=1\0SYSTEMD_EXEC_PID=7\0B=2\0", "systemd", True),
+    ("its child, which systemd adopted", "SYSTEMD_EXEC_PID=6\0", "systemd", False),
+    ("another's variable", "XSYSTEMD_EXEC_PID=7\0", "bash", False),
+    ("under a systemd that does not say", "A=1\0", "systemd", True),
+    ("under a shell there", "", "bash", False),
+]
+
+
+@pytest.mark.parametrize(("environ", "parent", "first"), [each[1:] for each in FIRST], ids=[each[0] for each in FIRST])
+def test_whom_systemd_itself_started(tmp_path: Path, environ: str, parent: str, first: bool) -> None:
+    for pid in ("7", "3"):
+        (tmp_path / pid).mkdir()
+    (tmp_path / "7" / "environ").write_text(environ)
+    (tmp_path / "7" / "stat").write_text("7 (mlx) S 3 7 7 0")
+    (tmp_path / "3" / "comm").write_text(f"{parent}\n")
+    assert supervisors.is_first(7, tmp_path) is first
+
+
 LISTED = "PID\tStatus\tLabel\n412\t0\torg.example.qwen\n-\t0\torg.example.idle\n41\t0\tother\n"
 
 

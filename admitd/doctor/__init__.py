@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from admitd.doctor import ofmemory, ofpatterns, ofthedaemon, ofthefile, ofthesystem
+from admitd.doctor import ofcaches, ofmemory, ofpatterns, ofthedaemon, ofthefile, ofthesystem
 from admitd.doctor.finding import Check, Facts, FileCheck, Finding
 
 CHECKS: Final = (
@@ -17,7 +17,7 @@ CHECKS: Final = (
     FileCheck("overlaps", "no process is two services, or charged because it mentions one", ofpatterns.overlaps),
     FileCheck("memory", "the file's physical memory is the machine's", ofmemory.memory),
     FileCheck("budgets", "what loaded services held is within their budgets, and not far below", ofmemory.budgets),
-    FileCheck("caches", "no server keeps prompts without a limit", ofmemory.caches),
+    FileCheck("caches", "no server keeps prompts without a limit", ofcaches.caches),
     Check("wired", "Metal may not wire more than is safe (macOS)", ofmemory.wired),
     FileCheck("respawns", "nothing starts a service again that was unloaded", ofthedaemon.respawns),
     FileCheck("safelist", "what must keep running may be signalled by this user", ofthedaemon.safelist),

@@ -11,7 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from admitd.core.terms import Command
+from admitd import engines
+from admitd.core.terms import RAM, Command, Service
+from admitd.engines import Draft, Found
+from admitd.processes import naming
+from admitd.processes.matching import Matcher
 
 _OTHERS: Final = (
     "colima container curl docker launchctl limactl lms ollama open orb podman prlctl service ssh sudo systemctl "
@@ -62,6 +66,21 @@ def programs(command: Command, environ: Mapping[str, str]) -> list[Simple]:
     found = simple_commands(command, environ)
     plain = isinstance(command, str)
     return [each for each in found if not (plain and (each.argv[0] in _BUILTIN or "$" in each.argv[0]))]
+
+
+def engine_of(command: Command, environ: Mapping[str, str]) -> Draft | None:
+    """The service that a command would start, as the engine that it runs has it; None where that is none we know."""
+    started = simple_commands(command, environ)
+    if not started:
+        return None
+    argv = started[-1].argv
+    raw = "\0".join(argv).encode("utf-8", "surrogateescape") + b"\0"
+    known = Matcher(Service(each.key, {RAM: 1}, process_pattern=each.seen) for each in engines.ENGINES)
+    judged = known.judge(raw)
+    real = [claim.service for claim in judged.claims if not claim.mention] if judged is not None else []
+    if not real:
+        return None
+    return engines.of(Found(real[0], (), argv, naming.read(raw).program, cwd=started[-1].folder))
 
 
 def _segments(text: str) -> Iterator[list[str]]:

@@ -10,6 +10,8 @@ from typing import Final
 
 from admitd.core.respawn import Supervisor
 from admitd.core.terms import Capacity, Reading
+from admitd.installing.launchd import LABEL
+from admitd.installing.systemd import SERVICE
 from admitd.installing.wanted import State
 from admitd.problem import Problem
 from admitd.processes.table import Look
@@ -128,10 +130,17 @@ class Facts:
     @property
     def by_hand(self) -> str:
         """What opens the file to be changed by hand."""
-        return f"$EDITOR {shlex.quote(self.path or '')}"
+        return editor(self.path or "")
 
 
+OWN: Final = (f"the systemd unit {SERVICE}", f"the launchd job {LABEL}")
+"""The supervisors that `admit daemon install` makes. What the daemon loads runs inside of its unit."""
 UNSEEN: Final = "the process table can't be seen (see processes)"
+
+
+def editor(path: str) -> str:
+    """What opens a file; not in quotes, because an EDITOR may have options."""
+    return f"${{EDITOR:-vi}} {shlex.quote(path)}"
 
 
 def ok(what: str) -> list[Finding]:

@@ -12,6 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -155,7 +156,15 @@ def _held(declared: Capacity | None, look: Look | None, memory: Memory) -> dict[
 
 
 def _supervisors(declared: Capacity | None, look: Look | None) -> dict[str, Supervisor]:
-    return {name: supervisors.of(own[0][0].pid) for name, own in _own(declared, look).items()}
+    """Who keeps each running. What only runs inside of a systemd unit is not stopped by stopping that: it may be a
+    whole terminal's."""
+    found = {}
+    for name, own in _own(declared, look).items():
+        first = next((each.pid for each, _ in own if supervisors.is_first(each.pid)), None)
+        supervisor = supervisors.of(own[0][0].pid if first is None else first)
+        unit = first is None and "systemctl" in (supervisor.stop or "")
+        found[name] = replace(supervisor, stop=None) if unit else supervisor
+    return found
 
 
 def _missing(declared: Capacity | None, environ: Mapping[str, str]) -> Iterable[Missing]:

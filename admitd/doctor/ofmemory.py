@@ -1,14 +1,13 @@
-"""ofmemory: checks of amounts: the machine's memory and the file's, budgets and what was held, what knows no bound."""
+"""ofmemory: checks of amounts: the machine's memory and the file's, budgets and what was held, what Metal may wire."""
 
 from __future__ import annotations
 
-import shlex
 from typing import Final
 
-from admitd.core import sizing
+from admitd.core import headroom, sizing
 from admitd.core.ledger import FAR_BELOW, SETTLED_S, WORTH_TELLING
-from admitd.core.terms import RAM, Capacity, Command, Service
-from admitd.core.units import MIB, to_mb
+from admitd.core.terms import RAM, Capacity
+from admitd.core.units import MIB, free_to_mb, to_mb
 from admitd.doctor.finding import Facts, Finding, fault, ok, warning
 
 NEAR: Final = 0.02
@@ -37,11 +36,15 @@ def memory(facts: Facts, declared: Capacity) -> list[Finding]:
 def budgets(facts: Facts, declared: Capacity) -> list[Finding]:
     """What was held is within the budget, and not far below it."""
     findings = []
+    room = headroom.pool(declared.host).get(RAM, 0)
     for name, held in facts.held.items():
         budget = declared.services[name].budget.get(RAM, 0)
         said = f"{name} held {to_mb(held.most)} MB, and its budget is {to_mb(budget)} MB"
         if held.most > budget:
-            mend = facts.again("service", "edit", name, f"ram_budget_mb={to_mb(sizing.budget(held.most))}")
+            fits = held.most <= room
+            most = min(to_mb(sizing.budget(held.most)), free_to_mb(room))  # the file may not say more than the pool
+            words = ("service", "edit", name, f"ram_budget_mb={most}") if fits else ("unload", name)
+            mend = facts.again(*words)
             findings.append(fault(f"{said}: it takes room that others were promised", mend, name))
         elif (
             held.most < budget * FAR_BELOW
@@ -53,20 +56,6 @@ def budgets(facts: Facts, declared: Capacity) -> list[Finding]:
             mend = facts.again("measure", name, "--for", "10m", "--write")
             findings.append(warning(f"{said}: in {since} it never came near; less would do", mend, name))
     return findings or ok(f"{len(facts.held)} loaded services hold what their budgets say, or less")
-
-
-def caches(facts: Facts, declared: Capacity) -> list[Finding]:
-    """No server keeps prompts without a bound."""
-    findings = []
-    lines = _live_lines(facts)
-    for name, service in declared.services.items():
-        live = next((line for line in lines.get(name, ()) if _unbounded(line)), None)
-        if live is None and not (_unbounded(_text(service.load_cmd)) and not lines.get(name)):
-            continue
-        quarter = max(1, to_mb(service.budget.get(RAM, 0)) // 4)
-        what = f"{name}: mlx_lm.server keeps prompts without a limit unless it is given --prompt-cache-bytes"
-        findings.append(warning(what, _bounded(facts, service, f"{quarter}MB"), name))
-    return findings or ok("no server keeps prompts without a limit")
 
 
 def wired(facts: Facts) -> list[Finding]:
@@ -82,28 +71,3 @@ def wired(facts: Facts) -> list[Finding]:
         what = f"iogpu.wired_limit_mb is {facts.wired_limit // MIB}; above {safe // MIB} too little is left to the rest"
         return [fault(what, f"sudo sysctl iogpu.wired_limit_mb={max(0, safe // MIB)}")]
     return ok(f"iogpu.wired_limit_mb is {facts.wired_limit // MIB}, of {safe // MIB} that are safe")
-
-
-def _live_lines(facts: Facts) -> dict[str, list[str]]:
-    lines: dict[str, list[str]] = {}
-    for sighting in facts.look.sightings if facts.look is not None else ():
-        raw = facts.look.lines.get(sighting.process.id.pid) if facts.look is not None else None
-        if raw is not None and not sighting.mention:
-            lines.setdefault(sighting.service, []).append(raw.replace(b"\0", b" ").decode("utf-8", "replace"))
-    return lines
-
-
-def _unbounded(text: str) -> bool:
-    served = "mlx_lm.server" in text or "mlx_lm server" in text
-    return served and "--prompt-cache-bytes" not in text
-
-
-def _text(command: Command | None) -> str:
-    return command if isinstance(command, str) else " ".join(command or ())
-
-
-def _bounded(facts: Facts, service: Service, size: str) -> str:
-    if service.load_cmd is None:
-        return f"mlx_lm.server ... --prompt-cache-bytes {size}"
-    text = service.load_cmd if isinstance(service.load_cmd, str) else shlex.join(service.load_cmd)
-    return facts.again("service", "edit", service.name, f"load_cmd={text} --prompt-cache-bytes {size}")

@@ -7,12 +7,9 @@ import shlex
 
 from admitd import portowner
 from admitd.core.terms import Capacity
-from admitd.doctor.finding import UNSEEN, Answering, Facts, Finding, fault, ok, warning
-from admitd.installing.launchd import LABEL
-from admitd.installing.systemd import SERVICE
+from admitd.doctor.finding import OWN, UNSEEN, Answering, Facts, Finding, fault, ok, warning
 
 _MANAGERS = ("the systemd unit ", "the launchd job ", "the container ")
-_OWN = (f"the systemd unit {SERVICE}", f"the launchd job {LABEL}")
 
 
 def daemon(facts: Facts) -> list[Finding]:
@@ -76,11 +73,18 @@ def respawns(facts: Facts, declared: Capacity) -> list[Finding]:
     """Nothing starts a service again that was unloaded."""
     findings = []
     for name, supervisor in facts.supervisors.items():
-        if declared.services[name].unload_cmd is None and supervisor.name.startswith(_MANAGERS):
+        kept = supervisor.name.startswith(_MANAGERS) and supervisor.name not in OWN
+        if kept and declared.services[name].unload_cmd is None:
             what = f"{name}: {supervisor.name} started it, and may start it again after an unload"
-            mend = facts.again("service", "edit", name, f"unload_cmd={supervisor.stop}") if supervisor.stop else None
-            findings.append(warning(what, mend, name))
+            findings.append(warning(what, _stopping(facts, name, supervisor.stop), name))
     return findings or ok("nothing is known to start a service again that was unloaded")
+
+
+def _stopping(facts: Facts, name: str, stop: str | None) -> str | None:
+    """The unload_cmd that stops it for good; none that would ask for a password, where nobody is to be asked."""
+    if stop is None or stop.startswith("sudo "):
+        return None
+    return facts.again("service", "edit", name, f"unload_cmd={stop}")
 
 
 def safelist(facts: Facts, declared: Capacity) -> list[Finding]:
@@ -106,7 +110,7 @@ def _anew(facts: Facts, found: Answering) -> str:
     """What starts the daemon anew. The installed one is its supervisor's to end: systemd goes on holding the port of
     one that was killed, and launchd leaves one alone that ended with 0. A unit of another name is not started anew: it
     may be a whole terminal's, in which somebody started the daemon by hand."""
-    if facts.keeper is not None and facts.keeper.name in _OWN:
+    if facts.keeper is not None and facts.keeper.name in OWN:
         return "admit daemon restart"
     return _after_it(found, facts.again("daemon", "run"))
 
@@ -116,7 +120,7 @@ def _after_it(found: Answering, command: str) -> str:
 
 
 def _on_another(facts: Facts) -> str:
-    return f"ADMIT_PORT={facts.port + 1} {facts.again('daemon', 'run')}"
+    return f"ADMIT_PORT={facts.port + (1 if facts.port < 65_535 else -1)} {facts.again('daemon', 'run')}"
 
 
 def _same(one: str, other: str) -> bool:

@@ -38,8 +38,8 @@ def commands(facts: Facts, _: Capacity) -> list[Finding]:
         where = f"{each.service}: {each.key}" if each.service else each.key
         what = f"{where} goes to {each.program}, which is no folder" if each.folder else ""
         what = what or f"{where} runs {each.program}, which is not found in PATH and is no file"
-        mend = facts.again("service", "edit", each.service, f"{each.key}=...") if each.service else facts.by_hand
-        findings.append((fault if each.key in ("load_cmd", "loaded_check_cmd") else warning)(what, mend, each.service))
+        level = fault if each.key in ("load_cmd", "loaded_check_cmd") else warning
+        findings.append(level(what, facts.by_hand, each.service))
     return findings or ok("the programs of all commands are found")
 
 

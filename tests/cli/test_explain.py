@@ -20,6 +20,20 @@ def test_what_is_it_and_what_merely_mentions_it(desk: Desk) -> None:
     assert (by_pid[by_hand.pid]["mention"], by_pid[tail.pid]["mention"]) == (False, True)
 
 
+def test_what_would_make_the_service_of_a_mention_is_a_command_that_does(desk: Desk) -> None:
+    config = desk.declare(desk.service("coder"), path=desk.home / "o ther.yaml")
+    tail = desk.started.start("tail", "-f", desk.program("coder"), "/dev/null")
+    named = ["--config", str(config)]
+    wait_until(lambda: desk.admit(*named, "explain", "coder", "--json").json["matches"])
+    said = desk.admit(*named, "explain", "coder").must(0).out.splitlines()
+    assert said[-1] == (
+        f"If tail really is the service, declare it:   admit --config '{config}' service edit coder program=tail"
+    )
+    desk.shell(said[-1].partition(":   ")[2]).must(0)
+    (found,) = desk.admit(*named, "explain", "coder", "--json").must(0).json["matches"]
+    assert (found["pid"], found["mention"]) == (tail.pid, False)
+
+
 def test_a_program_narrows_it_and_who_is_left_out_is_named(desk: Desk) -> None:
     desk.declare(desk.service("coder", program=desk.program("coder").name))
     tail = desk.started.start("tail", "-f", desk.program("coder"), "/dev/null")
@@ -42,8 +56,10 @@ def test_what_the_check_said(desk: Desk) -> None:
 
 def test_a_stopped_one_is_marked(desk: Desk) -> None:
     desk.declare(desk.service("coder"))
-    desk.start_by_hand("coder").send_signal(signal.SIGSTOP)
-    wait_until(lambda: "is it, stopped (state T)" in desk.admit("explain", "coder").must(0).out)
+    by_hand = desk.start_by_hand("coder")
+    by_hand.send_signal(signal.SIGSTOP)
+    says = f"is it, stopped (state T); to continue it: kill -CONT {by_hand.pid}\n"
+    wait_until(lambda: says in desk.admit("explain", "coder").must(0).out)
 
 
 def test_a_hostile_command_line_cannot_paint_the_terminal(desk: Desk) -> None:

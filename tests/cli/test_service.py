@@ -110,6 +110,12 @@ WRONG = [
     (["edit", "coder", "priority=high"], 78, "priority"),
     (["edit", "coder", "ram_budget_mb="], 78, "ram_budget_mb"),
     (["edit", "coder", "hard_limit_mb="], 1, "does not say it"),
+    (["edit", "coder", "program=NAME"], 64, "program=NAME stands for a value"),
+    (["edit", "coder", "process_pattern=..."], 64, "stands for a value"),
+    (["edit", "coder", "load_cmd= ... "], 64, "stands for a value"),
+    (["add", "x", "ram_budget_mb=1", "process_pattern=<pattern>"], 64, "stands for a value"),
+    (["edit", "coder", "process_pattern=.{3}"], 78, "matches any characters"),
+    (["edit", "coder", "process_pattern=.*"], 78, "and so every process"),
     (["remove", "nobody"], 66, "declares no service"),
     (["remove", "coder"], 78, "exclusive_with"),
 ]
