@@ -247,7 +247,7 @@ def test_a_wrong_setting_is_64(desk: Desk) -> None:
 def test_a_fault_is_a_sentence_and_its_trace_is_for_those_who_ask(desk: Desk, debug: str) -> None:
     desk.declare(desk.service("big"))
     fault = (
-        "import admit_cli.render as r; r.status = lambda ledger: {}['torn']\n"
+        "import admit_cli.render as r; r.status = lambda *_: {}['torn']\n"
         "from admit_cli.main import main; main(['status'])"
     )
     desk.daemon()
