@@ -267,11 +267,12 @@ def oddly_loaded(verdict: dict[str, Any]) -> str:
             f"argument.\n  See which: admit explain {name}. If that is not the service, end it; if it is, declare its "
             "name (program: NAME)."
         )
-    odd = {
-        "half_loaded": f"its process is there, but its check says it is not loaded: admit explain {name}",
-        "suspended": "it is stopped (state T): it holds its memory, and answers nothing until it is continued "
-        f"(kill -CONT PID, see admit explain {name})",
-    }
+    if verdict["state"] == "suspended":
+        pids = " ".join(map(str, verdict.get("pids", ())))
+        said = f"admit: {name} is stopped (state T), so nothing was started: it holds its memory, and answers nobody"
+        wakes = f"wake it:    kill -CONT {pids}" if pids else f"see which:  admit explain {name}"
+        return f"{said} until it is continued.\n  {wakes}"
+    odd = {"half_loaded": f"its process is there, but its check says it is not loaded: admit explain {name}"}
     return f"admit: {name} is loaded already, but {odd.get(verdict['state'], verdict['state'])}"
 
 
