@@ -34,13 +34,20 @@ def events(values: dict[str, Any]) -> int:
     service, as_json = values["service"], values["json"]
     since = values["since"]
     tail = trail.Tail(path) if values["follow"] else None
-    entries = trail.read(path, since, service, LAST if since is None else MOST)
+    limit = LAST if since is None else MOST
+    entries = trail.read(path, since, service, limit + 1)
+    is_cut, entries = since is not None and len(entries) > limit, entries[-limit:]
     newest = max((entry.format for entry in entries), default=FORMAT)
     if newest > FORMAT:
         tell(
             f"admit: a newer admit wrote some of these (version {newest} of the journal, and this one knows {FORMAT}): "
             "what is new in them is not shown"
         )
+    if is_cut:
+        more = (
+            f"admit: these are the last {MOST} since then, and there are older ones: narrow it with --service, or see"
+        )
+        tell(f"{more} {render.from_home(str(path))}")
     try:
         if tail is None:
             _show_all(entries, as_json)

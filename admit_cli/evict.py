@@ -1,5 +1,5 @@
 """evict: `admit load --evict`: the plan shown, asked for, then carried out one victim at a time, looking again each
-time."""
+time, and after each question: only who was agreed to goes, and only who is in the way still."""
 
 from __future__ import annotations
 
@@ -43,6 +43,12 @@ def _make_room(
                 tell("admit: nothing was unloaded" if not agreed else "admit: nothing more was unloaded")
                 return said(refused, values["json"])
             agreed.update(victims)
+            if not values["yes"]:  # a plan is as old as its question: others may have come or gone meanwhile
+                verdict = admission(door, refused["service"], None)
+                if "reason" not in verdict:
+                    return verdict
+                refused = verdict
+                continue
         outcome = unloading.unload(gate, victims[0], lambda text: tell(f"admit: {text}"))
         told = render.unload_outcome(victims[0], outcome, values["config"])
         tell(f"admit: {told}")

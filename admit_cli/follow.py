@@ -19,7 +19,7 @@ from admit_cli.load import said
 from admit_cli.tell import out, printable, tell
 from admitd import actuator, loading, places, unloading
 from admitd.core import wire
-from admitd.core.terms import RAM, Service
+from admitd.core.terms import RAM, Service, State
 from admitd.core.units import show_duration, to_mb
 
 _CLEAR: Final = "\r\x1b[2K"
@@ -234,34 +234,41 @@ def start_and_follow(door: Door, values: dict[str, Any], verdict: dict[str, Any]
 
 
 def await_answer(door: Door, values: dict[str, Any], verdict: dict[str, Any]) -> int:
-    """Follow what is loaded already until it answers, where it has a probe: somebody else may be loading it still; the
-    exit code."""
+    """Follow what is there already until its check says so and its probe is answered, where it has one: somebody else
+    may be loading it still; the exit code."""
     inside, name, line = door.inside(), values["name"], Line()
-    service = inside.declared(name)
+    service, state = inside.declared(name), State(verdict["state"])
     bound = show_duration(service.load_timeout_s)
+    is_half = state is State.HALF_LOADED
+    is_there, waits, not_yet = (
+        ("is there already", "until it is loaded", "is not loaded yet")
+        if is_half
+        else ("is loaded already", "for its answer", "has not answered yet")
+    )
     told: list[str] = []
 
     def show(progress: loading.Progress) -> None:
         if not told:
-            told.append(f"admit: {name} is loaded already; waiting for its answer, {bound} at most")
+            told.append(f"admit: {name} {is_there}; waiting {waits}, {bound} at most")
             tell(told[0])
         _shown(line, service)(progress)
 
     try:
-        outcome = loading.await_answer(inside.house.gate, service, show)
+        outcome = loading.await_answer(inside.house.gate, service, state, show)
     except KeyboardInterrupt:
         line.end()
-        left = f"interrupted; {name} was loaded already, goes on, and has not answered yet"
+        left = f"interrupted; {name} {is_there.replace('is', 'was', 1)}, goes on, and {not_yet}"
         return interrupted(left, as_json=values["json"])
     finally:
         line.end()
     if isinstance(outcome, loading.Loaded):
-        return said(verdict, values["json"])
+        return said({**verdict, "state": State.LOADED.value}, values["json"])
     if isinstance(outcome, loading.LoadFailed):
-        code, word, why = wire.FAILED, "failed", f"was loaded already, but {outcome.why}"
+        code, word, why = wire.FAILED, "failed", f"{is_there.replace('is', 'was', 1)}, but {outcome.why}"
     else:
         code, word = wire.TIMED_OUT, "timed_out"
-        why = f"is loaded already, but did not answer within {bound}: {printable(outcome.seen)}"
+        why = f"{is_there}, but {'was not loaded' if is_half else 'did not answer'} within {bound}: "
+        why += printable(outcome.seen)
         why += f"; end it: {render.again(values['config'], 'unload', name)}"
     tell(f"admit: {name} {why}")
     if values["json"]:

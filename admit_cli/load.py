@@ -49,12 +49,20 @@ def load(values: dict[str, Any]) -> int:
         from admit_cli.follow import start_and_follow
 
         return start_and_follow(door, values, verdict)
-    # A daemon of before has no word on probes.
-    if verdict.get("has_probe") and not verdict["mention_only"] and verdict["state"] != "suspended":
+    is_coming = verdict.get("has_probe") or verdict.get("state") == "half_loaded"  # a daemon of before knows no probes
+    if is_coming and not verdict["mention_only"] and verdict["state"] != "suspended":
         from admit_cli.follow import await_answer
 
         return await_answer(door, values, verdict)
-    return said(verdict, as_json)
+    return said(_with_pids(door, verdict), as_json)
+
+
+def _with_pids(door: Door, verdict: dict[str, Any]) -> dict[str, Any]:
+    """Of what is stopped, its processes too: one of the commands that wake it names them."""
+    if verdict.get("state") != "suspended":
+        return verdict
+    found = [each["pids"] for each in door.capacity()["services"] if each["name"] == verdict["service"]]
+    return {**verdict, "pids": found[0]} if found else verdict
 
 
 def _has_load_cmd(door: Door, name: str) -> bool:
@@ -72,7 +80,7 @@ def run(values: dict[str, Any]) -> int:
     except KeyboardInterrupt:
         return _interrupted(values["name"], values["json"])
     if verdict["verdict"] != "admitted":
-        return said(_for_run(verdict, values), values["json"])
+        return said(_with_pids(door, _for_run(verdict, values)), values["json"])
     from admitd.actuator import CannotStart, become
 
     sys.stdout.flush()
@@ -141,8 +149,9 @@ def said(verdict: dict[str, Any], as_json: bool) -> int:
         tell(render.oddly_loaded(verdict))
     elif not as_json:
         out(f"{verdict['service']} is loaded already")
-    # What is merely mentioned may not be there at all: whoever goes on after a 0 would rely on nothing.
-    return FAILED if verdict["mention_only"] else OK
+    # What is merely mentioned may not be there at all, and what is stopped answers nobody: whoever goes on after a 0
+    # would rely on nothing.
+    return FAILED if verdict["mention_only"] or verdict["state"] == "suspended" else OK
 
 
 def _for_run(verdict: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import sys
 
+from admit_cli import states
 from admit_cli.tell import out, printable
 
 TYPE_CHECKING = False
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
     from admitd.unloading import Outcome
 
 WIDTH = 79
+PIDS_MAX = 4
 _COLOURS = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
-_STATE_COLOURS = {"loaded": "green", "reserved": "cyan", "half_loaded": "yellow", "suspended": "red"}
 
 
 def print_json(body: Any) -> None:
@@ -30,10 +31,10 @@ def _is_utf8(encoding: str | None) -> bool:
     return (encoding or "").lower().replace("-", "") == "utf8"
 
 
-def terminal_width() -> int:
-    """Columns of the terminal that stderr is."""
+def terminal_width(fd: int = 2) -> int:
+    """Columns of the terminal that stderr is, or another descriptor."""
     try:
-        return os.get_terminal_size(2).columns or WIDTH + 1
+        return os.get_terminal_size(fd).columns or WIDTH + 1
     except OSError:
         return WIDTH + 1
 
@@ -103,7 +104,7 @@ def coloured(text: str, colour: str) -> str:
     return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m"
 
 
-def status(ledger: dict[str, Any]) -> str:
+def status(ledger: dict[str, Any], config: str | None = None) -> str:
     """One screen: the pool, every service, who holds and who waits, pressure, warnings."""
     lines = [
         f"{coloured(ledger['host'], 'bold')}: " + in_use(ledger),
@@ -113,7 +114,7 @@ def status(ledger: dict[str, Any]) -> str:
         pressure_line(ledger["pressure"], ledger["live_veto"]),
         "",
         *_services(ledger["services"]),
-        *notes(ledger),
+        *notes(ledger, config),
     ]
     return "\n".join(lines)
 
@@ -125,9 +126,14 @@ def in_use(ledger: dict[str, Any]) -> str:
     return f"{charged} of {pool} MB charged, {left}"
 
 
-def notes(ledger: dict[str, Any]) -> list[str]:
-    """What is charged beside the services, who holds, who waits, and what is odd: a line each."""
-    lines = [f"{each['label']}: {each['charged_mb']} MB charged; {each['why']}" for each in ledger["undeclared"]]
+def notes(ledger: dict[str, Any], config: str | None = None) -> list[str]:
+    """Who does not answer, what is charged beside the services, who holds, who waits, and what is odd: a line each."""
+    lines = []
+    for service in ledger["services"]:
+        if found := states.trouble(service):
+            said = printable(f"{found[0]}: {again(config, *found[1])}")
+            lines.append(coloured(said, states.COLOURS.get(states.word(service), "yellow")))
+    lines += [f"{each['label']}: {each['charged_mb']} MB charged; {each['why']}" for each in ledger["undeclared"]]
     for held in ledger["reservations"]:
         who = f"process {held['holder_pid']}" if held["holder_pid"] else "no named holder"
         lines.append(f"reserved: {held['service']}, {held['budget_mb']} MB, for {who} ({_left(held['expires_at'])})")
@@ -172,23 +178,38 @@ def pressure_line(pressure: dict[str, Any], live_veto: bool) -> str:
 def _services(services: list[dict[str, Any]]) -> list[str]:
     if not services:
         return ["no services are declared"]
+    # What it does is worth more than its second process, and neither is worth a line that wraps.
+    ways = [(True, PIDS_MAX), (True, 1)] if any(service.get("condition") for service in services) else []
+    for active, most in [*ways, (False, PIDS_MAX)]:
+        lines = _rows(services, active, most)
+        if max(map(_cells, lines)) <= terminal_width(1):
+            break
+    return lines
+
+
+def _rows(services: list[dict[str, Any]], active: bool, most: int) -> list[str]:
+    """A head, and a line for each service; with what it does where `active`, and `most` of its processes."""
     width = max(7, *(len(service["name"]) for service in services))
-    head = f"{'SERVICE':{width}}  {'STATE':11}  {'BUDGET':>7}  {'HOLDS':>7}  {'CHARGED':>7}  PRIO  PIDS"
+    doing = {service["name"]: states.activity(service) for service in services}
+    wide = max(8, *map(len, doing.values()))
+    head = f"{'ACTIVITY':{wide}}  " if active else ""
+    head = f"{'SERVICE':{width}}  {'STATE':11}  {head}{'BUDGET':>7}  {'HOLDS':>7}  {'CHARGED':>7}  PRIO  PIDS"
     lines = [coloured(head, "dim")]
     for service in services:
-        state = f"{service['state']:11}"
+        word = states.word(service)
+        does = f"{doing[service['name']]:{wide}}  " if active else ""
         holds = "-" if service["measured_mb"] is None else str(service["measured_mb"])
         lines.append(
-            f"{service['name']:{width}}  {coloured(state, _STATE_COLOURS.get(service['state'], 'dim'))}  "
+            f"{service['name']:{width}}  {coloured(f'{word:11}', states.COLOURS.get(word, 'dim'))}  {does}"
             f"{service['ram_budget_mb']:>7}  {holds:>7}  {service['charged_mb']:>7}  {service['priority']:>4}  "
-            f"{seen_as(service)}".rstrip()
+            f"{seen_as(service, most)}".rstrip()
         )
     return lines
 
 
-def seen_as(service: dict[str, Any]) -> str:
+def seen_as(service: dict[str, Any], most: int = PIDS_MAX) -> str:
     """Its processes, or what else makes it count as loaded; and whether it is pinned."""
-    pids = " ".join(map(str, service["pids"][:4])) + (" ..." if len(service["pids"]) > 4 else "")
+    pids = " ".join(map(str, service["pids"][:most])) + (" ..." if len(service["pids"]) > most else "")
     if service["matched_by"] == "mention":
         pids = f"only mentioned by {' '.join(map(str, service['mentioned_by'][:3]))}"
     elif service["matched_by"] == "loaded_check_cmd":
@@ -246,11 +267,12 @@ def oddly_loaded(verdict: dict[str, Any]) -> str:
             f"argument.\n  See which: admit explain {name}. If that is not the service, end it; if it is, declare its "
             "program, as that says."
         )
-    odd = {
-        "half_loaded": f"its process is there, but its check says it is not loaded: admit explain {name}",
-        "suspended": "it is stopped (state T): it holds its memory, and answers nothing until it is continued; "
-        f"by what command: admit explain {name}",
-    }
+    if verdict["state"] == "suspended":
+        pids = " ".join(map(str, verdict.get("pids", ())))
+        said = f"admit: {name} is stopped (state T), so nothing was started: it holds its memory, and answers nobody"
+        wakes = f"wake it:    kill -CONT {pids}" if pids else f"see which:  admit explain {name}"
+        return f"{said} until it is continued.\n  {wakes}"
+    odd = {"half_loaded": f"its process is there, but its check says it is not loaded: admit explain {name}"}
     return f"admit: {name} is loaded already, but {odd.get(verdict['state'], verdict['state'])}"
 
 

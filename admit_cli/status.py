@@ -18,7 +18,7 @@ def status(values: dict[str, Any]) -> int:
     """Print the ledger; with --watch again and again, until Ctrl-C or until nobody reads it."""
     door = Door(values["config"])
     if values["watch"]:
-        return _watch(door, values["json"])
+        return _watch(door, values["json"], values["config"])
     from admit_cli import render
     from admit_cli.tell import out
 
@@ -26,7 +26,7 @@ def status(values: dict[str, Any]) -> int:
     if values["json"]:
         render.print_json(ledger)
     else:
-        out(render.status(ledger))
+        out(render.status(ledger, values["config"]))
     return 0
 
 
@@ -46,7 +46,7 @@ def plan(values: dict[str, Any]) -> int:
     return 0
 
 
-def _watch(door: Door, as_json: bool) -> int:
+def _watch(door: Door, as_json: bool, config: str | None = None) -> int:
     """Look again and again: a daemon that does not answer, or cannot see, may do so at the next look."""
     import json
     import time
@@ -61,7 +61,7 @@ def _watch(door: Door, as_json: bool) -> int:
             before, problem = problem, ""
             try:
                 ledger = door.capacity()
-                shown = json.dumps(ledger, ensure_ascii=False) if as_json else render.status(ledger)
+                shown = json.dumps(ledger, ensure_ascii=False) if as_json else render.status(ledger, config)
             except (NoAnswer, Strange) as trouble_now:
                 problem = f"admit: {printable(str(trouble_now))}; it is asked again"
             if problem and not screen:

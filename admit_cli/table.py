@@ -178,7 +178,12 @@ COMMANDS = (
         (
             Option("--follow", FLAG, "Go on with what comes, until Ctrl-C."),
             Option("--service", TEXT, "Only what concerns this service.", "NAME"),
-            Option("--since", MOMENT, "Not older than this: 90s, 1h, 7d, or 2026-11-21T10:00.", "WHEN"),
+            Option(
+                "--since",
+                MOMENT,
+                "Not older than this: 90s, 1h, 7d, or 2026-11-21T10:00; the last 1000 of them.",
+                "WHEN",
+            ),
             JSON,
         ),
     ),

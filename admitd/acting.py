@@ -7,6 +7,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +32,14 @@ class Occupied(Exception):
         self.service = service
 
 
+@dataclass(frozen=True, slots=True)
+class _There:
+    """It was loaded already, in `state`, and has yet to come up."""
+
+    service: Service
+    state: State
+
+
 class Acting:
     """Loads and unloads for others, through the same gate."""
 
@@ -41,20 +50,21 @@ class Acting:
         self._awaited: dict[str, asyncio.Future[loading.Outcome]] = {}
 
     async def load(self, name: str, config: str) -> Said:
-        """Status and body of the answer, once the load has come to its end; of what is loaded already, once it answers
-        its probe: somebody else may be loading it still.
+        """Status and body of the answer, once the load has come to its end; of what is loaded already, once it is up
+        and answers: somebody else may be loading it still.
 
         Raises Occupied, Unknown, CannotSee, NotRecorded.
         """
         with self._alone(name):
             said = await self._load(name, config)
-        return said if not isinstance(said, Service) else await self._answered(said)
+        return await self._answered(said) if isinstance(said, _There) else said
 
-    async def _answered(self, service: Service) -> Said:
-        """Once it answers. All who ask meanwhile wait for the same answer: each would look four times a second."""
+    async def _answered(self, there: _There) -> Said:
+        """Once it is up. All who ask meanwhile wait for the same answer: each would look four times a second."""
+        service, state = there.service, there.state
         name = service.name
         if name not in self._awaited:
-            look = _in_a_thread(lambda: loading.await_answer(self._flight.gate, service, lambda _: None))
+            look = _in_a_thread(lambda: loading.await_answer(self._flight.gate, service, state, lambda _: None))
             self._awaited[name] = asyncio.ensure_future(look)
             self._awaited[name].add_done_callback(lambda _: self._awaited.pop(name, None))
         outcome = await asyncio.shield(self._awaited[name])
@@ -81,8 +91,7 @@ class Acting:
             return 504, wire.problem(504, "It did not go in time", detail, pids=list(outcome.pids))
         return 200, unloaded(name, outcome)
 
-    async def _load(self, name: str, config: str) -> Said | Service:
-        """What is to be said; the service, where it is loaded already and its answer is to be waited for."""
+    async def _load(self, name: str, config: str) -> Said | _There:
         # The daemon is the holder until it has started something; what it started takes a lease over from it.
         holder = await _in_a_thread(lambda: self._flight.gate.table.identify(os.getpid()))
         answer, scene = await self._flight.ask(Ask(name, holder))
@@ -92,8 +101,10 @@ class Acting:
         assert scene is not None
         service = scene.capacity.services[name]
         if not isinstance(verdict, Admitted):
-            may_answer = verdict.has_probe and not verdict.mention_only and verdict.state is not State.SUSPENDED
-            return service if may_answer else _ended(service, "already_loaded", loading.Loaded(0.0, NOTHING, ()))
+            may_come = verdict.has_probe or verdict.state is State.HALF_LOADED
+            if may_come and not verdict.mention_only and verdict.state is not State.SUSPENDED:
+                return _There(service, verdict.state)
+            return _ended(service, "already_loaded", loading.Loaded(0.0, NOTHING, ()))
         held = verdict.reservation.id if verdict.reservation is not None else None
         try:
             outcome = await _in_a_thread(lambda: self._follow(service, held))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from admitd import capacity, memory, places, processes, reservations
 from admitd.apps import AppGate
+from admitd.core import wire
 from admitd.core.events import Event, Number, Severity
 from admitd.core.terms import Capacity
 from admitd.eventstream import Streams
@@ -91,6 +92,7 @@ def furnish(
     Raises capacity.NotFound, capacity.ConfigError, reservations.NotRecorded, ValueError (a setting that is wrong).
     """
     path = capacity.find(config, environ, Path(places.home(environ)))
+    named = str(path) if config else ""
     system = memory.for_this_system()
 
     def load(path: Path) -> Capacity:
@@ -101,7 +103,7 @@ def furnish(
     def broken(text: str) -> None:
         on_problem(text)
         said = f"{path} was changed and cannot be used; the last good one stays in force"
-        journal.write(Event("config_broken", said, Severity.WARNING, next="admit config check"))
+        journal.write(Event("config_broken", said, Severity.WARNING, next=wire.pasted(named, "config", "check")))
 
     def reloaded(now: Capacity) -> None:
         numbers: dict[str, Number] = {"services": len(now.services), "host": now.host.name}
@@ -118,7 +120,7 @@ def furnish(
 
     gate = AppGate(source, table, system, records, record=journal.write)
     gate.matcher(watched.current())
-    return House(gate, watched, str(path) if config else "", environ, journal, Streams(journal))
+    return House(gate, watched, named, environ, journal, Streams(journal))
 
 
 def descriptors_to_keep() -> int:

@@ -24,6 +24,10 @@ LOOK_EVERY_S: Final = 0.25
 STEADY_S: Final = 1.5
 """How long a service without a check or probe must be seen before it counts as up: a bad flag ends it within this."""
 TAIL_LINES: Final = 12
+_NOT_YET: Final = {
+    State.HALF_LOADED: "its process is there, its check does not say loaded yet",
+    State.SUSPENDED: "it is stopped (state T)",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +167,8 @@ class Load:
         if self._seen_since is None:
             self._seen_since = time.monotonic()
         self._was_seen, self._missed = True, 0
-        if account.state is State.SUSPENDED:
-            return None, "it is stopped (state T)"
-        if account.state is State.HALF_LOADED:
-            return None, "its process is there, its check does not say loaded yet"
+        if account.state in _NOT_YET:
+            return None, _NOT_YET[account.state]
         up = Loaded(elapsed, account.measured or NOTHING, tuple(p.id.pid for p in account.processes))
         if self._service.probe is not None:
             heard = probe.ask(self._service.probe, max(1.0, self._service.load_timeout_s - elapsed))
@@ -191,29 +193,32 @@ class Load:
         return LoadTimedOut(seen, state, self.tail())
 
 
-def await_answer(gate: Gate, service: Service, on_progress: Callable[[Progress], None]) -> Outcome:
-    """Wait until what is there already answers its probe: somebody else may be loading it still. Each look that finds
-    it without an answer is told."""
+def await_answer(gate: Gate, service: Service, state: State, on_progress: Callable[[Progress], None]) -> Outcome:
+    """Wait until what is there already, and was seen in `state`, is loaded and answers its probe, where it has one:
+    somebody else may be loading it still. Each look that finds it otherwise is told."""
     began = time.monotonic()
-    account: Account | None = None
+    measured = NOTHING
     missed = 0
-    while service.probe is not None:
-        heard = probe.ask(service.probe, max(1.0, service.load_timeout_s - (time.monotonic() - began)))
+    while True:
+        doing = _NOT_YET.get(state, "")
+        seen = doing
+        if not doing and service.probe is not None:
+            heard = probe.ask(service.probe, max(1.0, service.load_timeout_s - (time.monotonic() - began)))
+            seen, doing = ("", "") if heard.answered else (heard.detail, f"no answer yet: {heard.detail}")
         elapsed = time.monotonic() - began
-        if heard.answered:
-            break
+        if not doing and not missed:
+            return Loaded(elapsed, NOTHING, ())
+        seen, doing = seen or "it was not seen just now", doing or "it was not seen just now"
         with contextlib.suppress(CannotSee, NotRecorded):
             account = gate.look().ledger.account(service)
             missed = 0 if account.state.is_loaded else missed + 1
+            state, measured = account.state, account.measured or NOTHING
         if missed > 1:
             return LoadFailed("it was there and is gone", ())
-        state = State.STOPPED if account is None else account.state
         if elapsed >= service.load_timeout_s:
-            return LoadTimedOut(heard.detail, state, ())
-        measured = (account.measured if account is not None else None) or NOTHING
-        on_progress(Progress(elapsed, state, measured, f"no answer yet: {heard.detail}"))
+            return LoadTimedOut(seen, state, ())
+        on_progress(Progress(elapsed, state, measured, doing))
         time.sleep(LOOK_EVERY_S)
-    return Loaded(time.monotonic() - began, NOTHING, ())
 
 
 def _remembered(service: Service, outcome: Outcome) -> Event:

@@ -18,7 +18,7 @@ from typing import Final
 from admitd import actuator, hands, loading, unloading
 from admitd.core import runaway, wire
 from admitd.core.acts import Close, Evict, Recover, Wake, ago, mb
-from admitd.core.events import Event, Severity
+from admitd.core.events import Event, Severity, brief
 from admitd.core.terms import Service
 from admitd.core.units import free_to_mb
 from admitd.core.verdict import Admitted, Reason, Refused
@@ -89,7 +89,7 @@ class Mending:
         try:
             why_not = self._unload(name)
             if why_not:
-                said = f"{name} is hung and could not be unloaded: {why_not}."
+                said = f"{name} is hung and could not be unloaded: {brief(why_not)}."
                 self._tell(
                     Event("unload_failed", said, Severity.CRITICAL, name, f"admit unload {name} --kill", numbers)
                 )
@@ -127,7 +127,7 @@ class Mending:
             said = f"{name} was closed: {why}. {_back(outcome)}"
             self._tell(Event("closed", said, Severity.CRITICAL, name, f"admit load {name}", numbers))
         else:
-            said = f"{name} could not be closed: {outcome.why}; {why}."
+            said = f"{name} could not be closed: {brief(outcome.why)}; {why}."
             self._tell(Event("unload_failed", said, Severity.CRITICAL, name, f"admit explain {name}", numbers))
 
     def evict(self, act: Evict) -> None:
@@ -136,7 +136,7 @@ class Mending:
         outcome = unloading.unload(self._gate, name, _quiet)
         severity = Severity.WARNING if act.kind == "evicted" else Severity.INFO
         if not isinstance(outcome, unloading.Unloaded):
-            said = f"{name} should have been unloaded, because {act.why}, and could not be: {outcome.why}."
+            said = f"{name} should have been unloaded, because {act.why}, and could not be: {brief(outcome.why)}."
             self._tell(Event("unload_failed", said, Severity.CRITICAL, name, f"admit explain {name}"))
         elif outcome.was_loaded:
             said = f"{name} was unloaded, because {act.why}. {_back(outcome)}"

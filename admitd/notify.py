@@ -117,7 +117,7 @@ class Notifier:
             elif label not in self._failing:
                 self._failing.add(label)
                 text = f"the channel {label} did not take a message: {why}"
-                news.append(Event("channel_failed", text, Severity.WARNING, next="admit config check"))
+                news.append(Event("channel_failed", text, Severity.WARNING))
         for event in news:
             self._record(event)
         if news and working:

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from http.client import HTTPConnection
 
 READ_MAX: Final = 65_536
+SAID_MAX: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What a probe heard. `answered`: the status that was expected; `refused`: nobody listens there."""
+    """What a probe heard. `answered`: the status that was expected; `refused`: nobody listens there. What the server
+    said itself, if anything, is the second line of `detail`."""
 
     answered: bool
     detail: str
@@ -52,14 +54,20 @@ def ask(probe: Probe, timeout_s: float | None = None) -> Heard:
         refused = isinstance(problem, ConnectionRefusedError)
         why = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
         is_late = isinstance(problem, TimeoutError) or time.monotonic() - began >= bound
-        answered, detail = False, _late(probe, bound) if is_late else f"{probe.url}: {why}"
+        answered, detail = False, _late(probe, bound) if is_late else f"{shown(probe.url)}: {why}"
     finally:
         connection.close()
     return Heard(answered, detail, time.monotonic() - began, refused)
 
 
+def shown(url: str) -> str:
+    """What people may read of a URL: a query, like a user and a password, may be a secret."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
 def _late(probe: Probe, bound: float) -> str:
-    return f"no answer from {probe.url} in {bound:g} s"
+    return f"no answer from {shown(probe.url)} in {bound:g} s"
 
 
 def _exchange(connection: HTTPConnection, probe: Probe) -> tuple[bool, str]:
@@ -69,9 +77,10 @@ def _exchange(connection: HTTPConnection, probe: Probe) -> tuple[bool, str]:
     connection.request(probe.method, (url.path or "/") + (f"?{url.query}" if url.query else ""), body, headers)
     response = connection.getresponse()
     said = response.read(READ_MAX)
-    detail = f"{response.status} from {probe.url}"
+    detail = f"{response.status} from {shown(probe.url)}"
     if response.status != probe.expect_status:
-        return False, f"{detail}, expected {probe.expect_status}: {said[:200].decode('utf-8', 'replace').strip()}"
+        told = said[:SAID_MAX].decode("utf-8", "replace").strip()
+        return False, f"{detail}, expected {probe.expect_status}" + (f":\n{told}" if told else "")
     if response.length and len(said) < READ_MAX:
         return False, f"{detail}, but the answer broke off"
     return True, detail

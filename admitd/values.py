@@ -229,6 +229,11 @@ def method(value: object) -> str | None:
 def url(value: object) -> str:
     value = text(value)
     example = "write for example http://127.0.0.1:8080/v1/chat/completions"
+    if "@" in re.split("[/?#]", value.partition("://")[2], maxsplit=1)[0]:  # not shown: it may be a password
+        raise wrong(
+            "the URL names a user, and a probe sends neither a user nor a password",
+            "take out what stands before the @; what asks for a password is seen by a loaded_check_cmd",
+        )
     if any(character <= " " or character == "\x7f" for character in value) or not value.isascii():
         raise wrong(f"{show(value)} holds characters that no URL has", example)
     try:

@@ -85,9 +85,9 @@ class Home:
         return process.returncode, out, err
 
     @contextmanager
-    def daemon(self) -> Iterator[subprocess.Popen[str]]:
+    def daemon(self, *words: str) -> Iterator[subprocess.Popen[str]]:
         """A running daemon; it is stopped in the end."""
-        process = self.start("daemon", "run")
+        process = self.start("daemon", "run", *words)
         assert process.stderr is not None
         self.said = process.stderr.readline()
         while "listens on" not in self.said:

@@ -89,6 +89,7 @@ KEYS_OF_X = [
     ("a file as a probe", {"probe": "{url: file:///etc/passwd}"}, "is not an http URL"),
     ("a URL with a line break", {"probe": '{url: "http://h/\\r\\nX: y"}'}, "a line break inside the text"),
     ("a URL with a blank", {"probe": '{url: "http://h/ x"}'}, "characters that no URL has"),
+    ("a password in a URL", {"probe": "{url: 'http://me:hunter2@h/v1'}"}, "services.x.probe.url: the URL names a user, and a probe sends neither"),
     ("a port beyond all ports", {"probe": "{url: 'http://h:99999/'}"}, "is not an http URL"),
     ("a small method", {"probe": "{url: 'http://h/', method: post}"}, '"post" is not a method; write POST'),
     ("a strange one", {"probe": "{url: 'http://h/', method: TRACE}"}, '"TRACE" is not a method; write one of GET'),

@@ -142,6 +142,17 @@ def test_edits_of_the_file_and_a_clean_end_are_remembered(home: Home) -> None:
     assert home.kinds() == ["daemon_started", "config_broken", "config_reloaded", "daemon_stopped"]
 
 
+def test_what_is_wrong_with_a_file_that_was_named_is_checked_by_its_name(home: Home) -> None:
+    named = home.config.with_name("another file.yaml")
+    named.write_text(home.config.read_text())
+    named.chmod(0o600)
+    with home.daemon("--config", str(named)):
+        named.write_text("services: {nonsense")
+        home.get("/capacity")
+    broken = {entry.event.next for entry in home.remembered() if entry.event.kind == "config_broken"}
+    assert broken == {f"admit --config '{named}' config check"}
+
+
 def test_a_daemon_that_was_killed_says_no_goodbye(home: Home) -> None:
     with home.daemon() as process:
         os.kill(process.pid, signal.SIGKILL)

@@ -146,7 +146,9 @@ def test_a_broken_channel_is_told_on_another_and_remembered_once(
     now[0] = 1000.0
     told.notifier.tell(WOKEN)
     told.notifier.close(WAIT_S)
-    assert [each.kind for each in told.recorded] == ["channel_failed"]
+    assert [(each.kind, each.next) for each in told.recorded] == [("channel_failed", None)], (
+        "no command tests a channel"
+    )
     assert len(fine.taken) == 3
     assert SECRET not in "".join(str(each) for each in (*told.recorded, *fine.taken, *told.said))
 

@@ -83,7 +83,7 @@ def test_the_body_is_sent_as_json(serve: Serve) -> None:
 def test_another_status_is_none_and_a_redirect_is_not_followed(serve: Serve, status: str) -> None:
     heard = asked(serve(says(f"HTTP/1.1 {status}\r\nContent-Length: 4\r\n\r\nwait")))
     assert not heard.answered
-    assert heard.detail.endswith(", expected 200: wait")
+    assert heard.detail.endswith(", expected 200:\nwait")
 
 
 @pytest.mark.parametrize(
@@ -91,6 +91,16 @@ def test_another_status_is_none_and_a_redirect_is_not_followed(serve: Serve, sta
 )
 def test_nonsense_is_no_answer_and_no_accident(serve: Serve, text: str) -> None:
     assert not asked(serve(says(text))).answered
+
+
+def test_of_its_url_a_probe_tells_where_it_leads_and_no_more(serve: Serve) -> None:
+    url = serve(says("HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"))
+    assert url.endswith("/v1/chat?x=1")
+    assert asked(url).detail == f"500 from {url.removesuffix('?x=1')}, expected 200"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    assert asked(f"http://127.0.0.1:{port}?x=1").detail.startswith(f"http://127.0.0.1:{port}: ")
+    assert probe.shown("http://me:secret@[::1]:80/v1?key=secret#secret") == "http://[::1]:80/v1"
 
 
 def test_nobody_listens() -> None:

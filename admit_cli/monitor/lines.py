@@ -8,13 +8,12 @@ from typing import Any, Final
 
 from rich.text import Text
 
-from admit_cli import render
+from admit_cli import render, states
 from admit_cli.monitor.rows import RIGHT
 from admit_cli.monitor.source import Seen
 from admit_cli.tell import printable
 from admitd.core.events import Entry, Severity
 
-_STATES: Final = {"loaded": "green", "reserved": "cyan", "half_loaded": "yellow", "suspended": "red"}
 STALE_S: Final = 6.0
 """A ledger is looked at every two seconds; one that is older than this is said to be so."""
 _SEVERITIES: Final = {Severity.WARNING: "yellow", Severity.CRITICAL: "red"}
@@ -39,19 +38,25 @@ def cell(key: str, text: str, style: str = "") -> Text:
     return Text(text, style, justify="right" if key in RIGHT else "left")
 
 
-def colour(state: str) -> str:
-    """Of a state."""
-    return _STATES.get(state, _FAINT)
+def colour(word: str) -> str:
+    """Of what a service is, in a word."""
+    found = states.COLOURS.get(word, "dim")
+    return _FAINT if found == "dim" else found
 
 
 def bar(ledger: Mapping[str, Any], width: int) -> Text:
     """The pool."""
-    states = {service["name"]: service["state"] for service in ledger["services"]}
+    words = {service["name"]: states.word(service) for service in ledger["services"]}
     drawn = Text("[")
     for name, run in render.pool_runs(dict(ledger), max(10, width - 2)):
-        drawn.append(run, _STATES.get(states.get(name, ""), "yellow") if name else _FAINT)
+        drawn.append(run, _charged(words.get(name)) if name else _FAINT)
     end = render.pool_end(dict(ledger))
     return drawn.append(end, "red" if end == ">" else "")
+
+
+def _charged(word: str | None) -> str:
+    """The colour of what is charged: of what is not declared, and of what is pinned and down, it is yellow."""
+    return "yellow" if word in (None, "stopped") else colour(word)
 
 
 def pressure(ledger: Mapping[str, Any], width: int) -> Text:

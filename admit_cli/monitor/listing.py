@@ -8,6 +8,7 @@ from rich.text import Text
 from textual.binding import Binding, BindingType
 from textual.widgets import DataTable
 
+from admit_cli import states
 from admit_cli.monitor import lines, rows
 from admit_cli.monitor.rows import Order
 
@@ -34,14 +35,15 @@ class Listing(DataTable[Text]):
 
     def show(self, services: list[rows.Service], order: Order, width: int) -> None:
         """Show these, in this order, on a terminal of `width` columns."""
-        titles = rows.titles(order, width)
-        shown = {service["name"]: rows.cells(service, width) for service in services}
+        watched = rows.are_watched(services)
+        titles = rows.titles(order, width, watched=watched)
+        shown = {service["name"]: rows.cells(service, width, watched=watched) for service in services}
         widths = {key: max(map(len, (title, *(row[key] for row in shown.values())))) for key, title in titles.items()}
-        states = {service["name"]: service["state"] for service in services}
-        frame = (titles, widths, list(shown), states)
+        words = {service["name"]: states.word(service) for service in services}
+        frame = (titles, widths, list(shown), words)
         if frame != self._frame:
             self._frame = frame
-            self._build(titles, widths, shown, states)
+            self._build(titles, widths, shown, words)
         else:
             for name, row in shown.items():
                 for key in row.keys() - {"state"}:
@@ -54,14 +56,14 @@ class Listing(DataTable[Text]):
         titles: dict[str, str],
         widths: dict[str, int],
         shown: dict[str, dict[str, str]],
-        states: dict[str, str],
+        words: dict[str, str],
     ) -> None:
         at, scroll = self.chosen, self.scroll_offset
         self.clear(columns=True)
         for key, title in titles.items():
             self.add_column(lines.cell(key, title), key=key, width=widths[key])
         for name, row in shown.items():
-            colours = {"state": lines.colour(states[name])}
+            colours = {"state": lines.colour(words[name])}
             self.add_row(*(lines.cell(key, text, colours.get(key, "")) for key, text in row.items()), key=name)
         if at in shown:
             self.move_cursor(row=list(shown).index(at), animate=False)

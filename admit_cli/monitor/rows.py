@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from admit_cli import render
+from admit_cli import render, states
 from admit_cli.door import BadSetting
 
 Service = Mapping[str, Any]
@@ -16,11 +16,11 @@ WIDE: Final = 110
 RIGHT: Final = frozenset({"budget", "holds", "charged", "prio"})
 """Columns of numbers, which stand to the right."""
 _BAR: Final = 10
-_URGENCY: Final = ("suspended", "half_loaded", "loaded", "reserved", "stopped")
+_URGENCY: Final = tuple(states.COLOURS)
 
 
 def _rank(service: Service) -> int:
-    state = service["state"]
+    state = states.word(service)
     return _URGENCY.index(state) if state in _URGENCY else len(_URGENCY)
 
 
@@ -68,7 +68,7 @@ def order_named(name: str | None) -> Order:
 
 
 def chosen(services: Iterable[Service], order: Order, wanted: str) -> list[Service]:
-    """Services with `wanted` in their name or state, in order."""
+    """Services with `wanted` in their name or in what they are, in order."""
     words = wanted.lower().split()
     found = [each for each in services if all(_has(each, word) for word in words)]
     if order.by == "file":
@@ -77,17 +77,25 @@ def chosen(services: Iterable[Service], order: Order, wanted: str) -> list[Servi
 
 
 def _has(service: Service, word: str) -> bool:
-    return word in service["name"].lower() or word in shown_state(service)
+    return any(word in text for text in (service["name"].lower(), shown_state(service), service["state"]))
 
 
 def shown_state(service: Service) -> str:
-    """A state as people read it."""
-    return str(service["state"]).replace("_", " ")
+    """What it is, as people read it."""
+    return states.word(service).replace("_", " ")
 
 
-def titles(order: Order, width: int) -> dict[str, str]:
-    """The columns: what each is called, with an arrow where it is sorted by."""
-    names = {"name": "SERVICE", "state": "STATE", "budget": "BUDGET", "holds": "HOLDS"}
+def are_watched(services: Iterable[Service]) -> bool:
+    """Whether anybody knows what one of them does."""
+    return any(service.get("condition") for service in services)
+
+
+def titles(order: Order, width: int, *, watched: bool = False) -> dict[str, str]:
+    """The columns: what each is called, with an arrow where it is sorted by. `watched`: with what each does."""
+    names = {"name": "SERVICE", "state": "STATE"}
+    if watched:
+        names["activity"] = "ACTIVITY"
+    names |= {"budget": "BUDGET", "holds": "HOLDS"}
     if width >= WIDE:
         names["share"] = "OF ITS BUDGET"
     names |= {"charged": "CHARGED", "prio": "PRIO", "pids": "PIDS"}
@@ -95,15 +103,16 @@ def titles(order: Order, width: int) -> dict[str, str]:
     return {key: f"{arrow}{name}" if key == order.by else name for key, name in names.items()}
 
 
-def cells(service: Service, width: int) -> dict[str, str]:
+def cells(service: Service, width: int, *, watched: bool = False) -> dict[str, str]:
     """What stands in a row; amounts in MB."""
     held = service["measured_mb"]
     row = {
-        "name": _fitting(service["name"], max(16, width - 62)),
+        "name": _fitting(service["name"], max(16, width - (72 if watched else 62))),
         "state": shown_state(service),
-        "budget": str(service["ram_budget_mb"]),
-        "holds": "-" if held is None else str(held),
     }
+    if watched:
+        row["activity"] = states.activity(service)
+    row |= {"budget": str(service["ram_budget_mb"]), "holds": "-" if held is None else str(held)}
     if width >= WIDE:
         share = "" if held is None else f"{render.bar(held / service['ram_budget_mb'], _BAR)} "
         row["share"] = share + ("" if held is None else f"{held / service['ram_budget_mb']:.0%}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from admitd.core import eviction, headroom
 from admitd.core.ledger import Account, Ledger
@@ -198,34 +199,48 @@ def _vetoed(ledger: Ledger, reading: Reading, request: Request) -> Refused | Non
     if not short:
         return None
     already = f", {_mb(request.in_use)} MB of it in use already," if grows else ""
+    message = (
+        f"{service.name} needs {_mb(service.budget)} MB{already} and fits the pool, but the system has "
+        f"{_free_mb(reading.available)} MB available, {_free_mb(left)} MB of it beyond the safety floor and what is "
+        f"promised and not in use yet: {_mb(short)} MB short. Something that is not declared holds the rest"
+    )
+    victims = eviction.cheapest(_as_measured(ledger), service, short) or ()
     return Refused(
         service.name,
         Reason.NO_AVAILABLE_MEMORY,
-        f"{service.name} needs {_mb(service.budget)} MB{already} and fits the pool, but the system has "
-        f"{_free_mb(reading.available)} MB available, {_free_mb(left)} MB of it beyond the safety floor and what is "
-        f"promised and not in use yet: {_mb(short)} MB short. Something that is not declared holds the rest.",
+        message + (f"; unloading {_all(victims)} would make up for it." if victims else "."),
         service.budget,
         free,
         short,
         _holders(ledger, service),
-        retry_after_s=30.0,
-        remedy=_wait(service),
+        victims,
+        Unload(victims) if victims else _wait(service),
+        None if victims else 30.0,
     )
+
+
+def _as_measured(ledger: Ledger) -> list[Account]:
+    """What is loaded and was measured, charged with what its going would give back to the system: what it holds, and
+    what is kept for it to take yet."""
+    found = (a for a in ledger.accounts.values() if a.measured is not None)
+    return [replace(a, charge=headroom.total([headroom.unused(a.measured or NOTHING), _promised(a)])) for a in found]
 
 
 def promises(ledger: Ledger) -> list[Amounts]:
     """What was promised and is not in use yet: reservations, also for what is not declared, and services younger than
     their load_timeout_s."""
-    out = [extra.promised for extra in ledger.extras]
-    for account in ledger.accounts.values():
-        measured = account.measured or NOTHING
-        if account.reservation is not None:
-            out.append(headroom.unused(account.charge, measured))
-        elif account.state.is_loaded and account.measured is not None:
-            ages = [process.age_s for process in account.processes if process.age_s is not None]
-            if ages and max(ages) < account.service.load_timeout_s:
-                out.append(headroom.unused(account.service.budget, measured))
-    return out
+    return [*(extra.promised for extra in ledger.extras), *(_promised(a) for a in ledger.accounts.values())]
+
+
+def _promised(account: Account) -> Amounts:
+    measured = account.measured or NOTHING
+    if account.reservation is not None:
+        return headroom.unused(account.charge, measured)
+    if account.state.is_loaded and account.measured is not None:
+        ages = [process.age_s for process in account.processes if process.age_s is not None]
+        if ages and max(ages) < account.service.load_timeout_s:
+            return headroom.unused(account.service.budget, measured)
+    return NOTHING
 
 
 def _make_room(

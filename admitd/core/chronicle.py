@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from admitd.core import headroom
-from admitd.core.events import Event, Number, Severity
+from admitd.core.events import Event, Number, Severity, brief
 from admitd.core.ledger import Ledger
 from admitd.core.terms import RAM, Amounts, Reading
 from admitd.core.units import free_to_mb, to_mb
 from admitd.core.verdict import Admitted
-
-_WHY_MAX: Final = 300
 
 
 def admitted(verdict: Admitted, ledger: Ledger, reading: Reading) -> Event:
@@ -54,13 +50,13 @@ def loaded(service: str, took_s: float, measured: Amounts, pids: tuple[int, ...]
 
 def load_failed(service: str, why: str) -> Event:
     """A load that failed, or could not even begin."""
-    text = f"{service} failed to load: {_first_line(why)}"
+    text = f"{service} failed to load: {brief(why)}"
     return Event("load_failed", text, Severity.WARNING, service, f"admit load {service}")
 
 
 def load_timed_out(service: str, timeout_s: float, seen: str, *, holds_memory: bool) -> Event:
     """A load that was out of time. `seen`: what was there of it at the end."""
-    text = f"{service} was not loaded within {timeout_s:g} s: {_first_line(seen)}"
+    text = f"{service} was not loaded within {timeout_s:g} s: {brief(seen)}"
     command = f"admit unload {service}" if holds_memory else f"admit load {service}"
     return Event("load_failed", text, Severity.WARNING, service, command, {"timeout_s": timeout_s})
 
@@ -76,7 +72,7 @@ def unloaded(service: str, took_s: float, back: Amounts | None) -> Event:
 
 def unload_failed(service: str, why: str, pids: tuple[int, ...] = ()) -> Event:
     """A service that could not be asked to go, or was and is still there (`pids`)."""
-    text = f"{service} could not be unloaded: {_first_line(why)}"
+    text = f"{service} could not be unloaded: {brief(why)}"
     numbers: dict[str, Number] = {"pids": _listed(pids)} if pids else {}
     command = f"admit unload {service} --kill" if pids else f"admit explain {service}"
     return Event("unload_failed", text, Severity.WARNING, service, command, numbers)
@@ -84,12 +80,6 @@ def unload_failed(service: str, why: str, pids: tuple[int, ...] = ()) -> Event:
 
 def _listed(pids: tuple[int, ...]) -> str:
     return " ".join(map(str, pids))
-
-
-def _first_line(text: str) -> str:
-    """What a command printed may be long, and is nobody else's business: its first line says enough."""
-    line = text.strip().partition("\n")[0]
-    return line if len(line) <= _WHY_MAX else line[: _WHY_MAX - 3] + "..."
 
 
 def _free_mb(amounts: Amounts) -> int:

@@ -62,7 +62,10 @@ KINDS: Final = frozenset(
 )
 """Stable words: programs compare them. An entry of a newer version may carry another one."""
 
+QUOTED_MAX: Final = 300
+
 _WORD: Final = re.compile(r"[a-z][a-z0-9_]{0,39}\Z")
+_URL: Final = re.compile(r"://(?:[^\s/?#]*@)?([^\s?#]*)(?:[?#]\S*?(?=[,.;:)]{0,3}(?:\s|\Z)))?")
 
 
 class Severity(StrEnum):
@@ -80,7 +83,10 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that was done or found. `text` is written for users; `next`: the next command, where there is one."""
+    """One thing that was done or found. `next`: the next command, where there is one.
+
+    `text` is written for users, kept, sent by every channel, and told to whoever asks on this machine: it is one line,
+    and of URLs it has no more than scheme, host, port and path."""
 
     kind: str
     text: str
@@ -92,6 +98,7 @@ class Event:
     def __post_init__(self) -> None:
         if not _WORD.match(self.kind):
             raise ValueError(f"{self.kind!r} is not the kind of an event")
+        object.__setattr__(self, "text", _first_line(_URL.sub(r"://\1", self.text)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +186,17 @@ def _is_count(value: object) -> TypeGuard[int]:
 
 def _is_time(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e12
+
+
+def brief(said: str) -> str:
+    """What a command printed or a server answered, as a part of a sentence: it may be long, and is nobody else's
+    business; its first line says enough."""
+    line = _first_line(said.strip()).rstrip(": ")
+    return line if len(line) <= QUOTED_MAX else line[: QUOTED_MAX - 3] + "..."
+
+
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0]
 
 
 def shorten(text: str) -> str:

@@ -16,7 +16,7 @@ priority, charge summed over what is short, and name come last.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from admitd.core import headroom
@@ -66,9 +66,15 @@ def plan(ledger: Ledger, service: Service) -> Plan | None:
         if chosen is None:
             return None
         must = (*must, *chosen)
-    victims = tuple(sorted(must, key=_leaves_first))
+    victims = sorted(must, key=_leaves_first)
     free_after = headroom.total([ledger.free_for(service), *(account.charge for account in victims)])
     return Plan(tuple(account.service.name for account in victims), free_after)
+
+
+def cheapest(accounts: Iterable[Account], newcomer: Service, short: Amounts) -> tuple[str, ...] | None:
+    """The cheapest victims among `accounts` whose charges make up for `short`; None where none do."""
+    chosen = _cheapest([account for account in accounts if may_go(account, newcomer)], short)
+    return None if chosen is None else tuple(account.service.name for account in sorted(chosen, key=_leaves_first))
 
 
 def _leaves_first(account: Account) -> tuple[int, str]:

@@ -27,7 +27,7 @@ from typing import Final
 
 from admitd.core import acts
 from admitd.core.acts import Act, Recover, Tell, ago
-from admitd.core.events import Event, Number, Severity
+from admitd.core.events import Event, Number, Severity, brief
 from admitd.core.terms import Process, ProcessId, Sentinel, Service
 
 HOUR_S: Final = 3600.0
@@ -231,7 +231,8 @@ def _heard(
         return alive, () if course.busy else (_busy(seen.service, heard),)
     failures = course.failures + 1
     since = course.silent_since_s if course.silent_since_s is not None else now - heard.took_s
-    text = f"{seen.service.name} did not answer its probe ({failures} of {settings.probe_failures}): {heard.detail}"
+    text = f"{seen.service.name} did not answer its probe ({failures} of {settings.probe_failures}): "
+    text += brief(heard.detail)
     numbers: dict[str, Number] = {
         "failures": failures,
         "of": settings.probe_failures,

@@ -54,13 +54,14 @@ def command(remedy: Remedy | None, config: str = "") -> str | None:
     """A remedy as one command line that works when pasted; `config`: the file to name, where it is not the default.
     None also where only the user knows what is to be run."""
     if isinstance(remedy, Unload):
-        return _admit(config, "unload", *remedy.services)
+        return pasted(config, "unload", *remedy.services)
     if remedy is None or remedy.by_hand:
         return None
-    return _admit(config, "load", remedy.service, "--wait", show_duration(remedy.for_s))
+    return pasted(config, "load", remedy.service, "--wait", show_duration(remedy.for_s))
 
 
-def _admit(config: str, *words: str) -> str:
+def pasted(config: str, *words: str) -> str:
+    """An `admit` command line that works when pasted; `config` as in `command`."""
     return shlex.join(["admit", *(["--config", config] if config else []), *words])
 
 
@@ -69,7 +70,7 @@ def _detail(refused: Refused, config: str) -> str:
     remedy = refused.remedy
     if not isinstance(remedy, Wait) or not remedy.by_hand:
         return refused.message
-    waits = _admit(config, "run", remedy.service, "--wait", show_duration(remedy.for_s))
+    waits = pasted(config, "run", remedy.service, "--wait", show_duration(remedy.for_s))
     return f"{refused.message} It has no load_cmd: ask again, or: {waits} -- CMD"
 
 

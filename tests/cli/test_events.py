@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from admit_cli.events import parse_since
+from admit_cli.events import MOST, parse_since
 from admitd.core.events import Event, Severity
 from tests.ownhome import WAIT_S, Home, plain
 
@@ -68,6 +68,20 @@ def test_the_last_hundred_unless_since_asks_for_more(home: Home) -> None:
         home.remember(str(number))
     assert len(home.admit("events")[1].splitlines()) == 100
     assert len(home.admit("events", "--since", "1d")[1].splitlines()) == 150
+
+
+def test_what_since_leaves_out_is_said(home: Home) -> None:
+    for number in range(MOST):
+        home.remember(str(number))
+    assert home.admit("events", "--since", "1d")[2] == ""
+    home.remember("one more")
+    code, out, err = home.admit("events", "--since", "1d", "--json")
+    shown = [event["text"] for event in json.loads(out)["events"]]
+    assert (code, len(shown), shown[0], shown[-1]) == (0, MOST, "1", "one more")
+    assert err.startswith(
+        "admit: these are the last 1000 since then, and there are older ones: narrow it with --service"
+    )
+    assert err.endswith("/journal.jsonl\n")
 
 
 @pytest.mark.parametrize(

@@ -183,22 +183,61 @@ def test_ctrl_c_while_another_loads_it(desk: Desk) -> None:
     assert len(desk.pids("coder")) == 1
 
 
-def test_half_loaded_is_said(desk: Desk) -> None:
+def test_what_is_half_loaded_is_waited_for(desk: Desk, door: str) -> None:
+    flag = desk.home / "flag"
+    desk.declare(desk.service("coder", loaded_check_cmd=f"test -e {flag}", load_timeout_s=60))
+    desk.open_for(door)
+    by_hand = desk.start_by_hand("coder")
+    second = desk.begin("load", "coder", "--json")
+    assert second.stderr is not None
+    while "coder is there already; waiting until it is loaded, 1m at most" not in (line := second.stderr.readline()):
+        assert line
+    assert second.poll() is None
+    flag.touch()
+    done = desk.finish(second).must(0)
+    assert (done.json["verdict"], done.json["state"], done.err) == ("already_loaded", "loaded", "")
+    assert desk.pids("coder") == [by_hand.pid]
+
+
+def test_what_stays_half_loaded_is_75(desk: Desk) -> None:
+    desk.declare(desk.service("coder", loaded_check_cmd="false", load_timeout_s=1))
+    desk.start_by_hand("coder")
+    done = desk.admit("load", "coder", "--json").must(75)
+    why = (
+        "coder is there already, but was not loaded within 1s: its process is there, its check does not say loaded yet"
+    )
+    assert done.err.endswith(f"admit: {why}; end it: admit unload coder\n")
+    assert (done.json["state"], done.json["outcome"]) == ("half_loaded", "timed_out")
+
+
+def test_ctrl_c_while_it_is_half_loaded(desk: Desk) -> None:
     desk.declare(desk.service("coder", loaded_check_cmd="false"))
     desk.start_by_hand("coder")
-    done = desk.admit("load", "coder").must(0)
-    assert "coder is loaded already, but its process is there, but its check says it is not loaded" in done.err
-    assert done.out == ""
+    waiting = desk.begin("load", "coder")
+    assert waiting.stderr is not None
+    while "waiting until it is loaded" not in (line := waiting.stderr.readline()):
+        assert line
+    assert (
+        desk.interrupt(waiting)
+        .must(130)
+        .err.endswith("interrupted; coder was there already, goes on, and is not loaded yet\n")
+    )
+    assert len(desk.pids("coder")) == 1
 
 
-def test_suspended_is_said(desk: Desk) -> None:
+@pytest.mark.parametrize("words", [["load", "coder"], ["run", "coder", "--", "false"]], ids=["load", "run"])
+def test_what_is_stopped_is_1_with_the_command_that_wakes_it(desk: Desk, door: str, words: list[str]) -> None:
     desk.declare(desk.service("coder"))
+    desk.open_for(door)
     by_hand = desk.start_by_hand("coder")
     by_hand.send_signal(signal.SIGSTOP)
     wait_until(lambda: desk.admit("status", "--json").json["services"][0]["state"] == "suspended")
-    done = desk.admit("load", "coder", "--json").must(0)
-    assert done.json["state"] == "suspended"
-    assert "it is stopped (state T): it holds its memory" in done.err
+    done = desk.admit(*words).must(1)
+    assert done.out == "" and "coder is stopped (state T), so nothing was started" in done.err
+    (wakes,) = (line.split("wake it:")[1].strip() for line in done.err.splitlines() if "wake it:" in line)
+    assert wakes == f"kill -CONT {by_hand.pid}"
+    desk.shell(wakes).must(0)
+    wait_until(lambda: desk.admit("load", "coder").code == 0)
 
 
 def test_a_mere_mention_is_not_passed_off_as_loaded(desk: Desk, door: str) -> None:

@@ -6,7 +6,8 @@ import signal
 
 import pytest
 
-from tests.cli.conftest import Desk, wait_until
+from tests.cli.conftest import BIN, Desk, wait_until
+from tests.cli.terminals import terminal
 
 # The queue.
 
@@ -93,6 +94,34 @@ def test_evict_asks_on_a_terminal_and_then_does_it(desk: Desk) -> None:
     assert "big is unloaded after" in done.out
     assert done.out.splitlines()[-1].endswith("of 5000 MB")
     assert (desk.pids("big"), len(desk.pids("small"))) == ([], 1)
+
+
+@pytest.mark.parametrize("gone", ["a", "b"])
+def test_nobody_goes_for_room_that_came_free_while_it_asked(desk: Desk, gone: str) -> None:
+    desk.declare(desk.service("a", 3000), desk.service("b", 3000), desk.service("small", 5000))
+    by_hand = {name: desk.start_by_hand(name) for name in ("a", "b")}
+    with terminal([str(BIN / "admit"), "load", "small", "--evict"], desk.env, 80, 24) as screen:
+        assert "  a  3000 MB" in screen.sees("[y/N]")
+        by_hand[gone].kill()
+        by_hand[gone].wait()
+        screen.type("y", "Enter")
+        assert screen.code() == 0, screen.screen()
+        assert "small is loaded" in screen.screen() and "is unloaded" not in screen.screen()
+    assert [len(desk.pids(name)) for name in ("a", "b", "small")] == [int(gone != "a"), int(gone != "b"), 1]
+
+
+def test_who_was_not_agreed_to_is_asked_for_anew(desk: Desk) -> None:
+    desk.declare(desk.service("a", 3000), desk.service("b", 3000), desk.service("small", 5000))
+    by_hand = desk.start_by_hand("b")
+    desk.start_by_hand("a")
+    with terminal([str(BIN / "admit"), "load", "small", "--evict"], desk.env, 80, 24) as screen:
+        assert "  a  3000 MB" in screen.sees("[y/N]")
+        desk.declare(desk.service("a", 3000, pinned=True), desk.service("b", 3000), desk.service("small", 5000))
+        screen.type("y", "Enter")
+        assert "  b  3000 MB" in screen.sees("would be unloaded, in this order:\n  b")
+        screen.type("n", "Enter")
+        assert screen.code() == 2, screen.screen()
+    assert len(desk.pids("a")) == 1 and by_hand.poll() is None
 
 
 def test_evict_unloads_one_victim_at_a_time_and_no_more_than_needed(desk: Desk, door: str) -> None:

@@ -18,7 +18,7 @@ from admit_cli.monitor.rows import Order
 from admit_cli.monitor.screen import Monitor
 from admit_cli.monitor.source import Done, Seen
 from tests.cli.monitored import EVENTS, FITS, FULL, IN_THE_WAY, SERVICES, Fixed, Watcher, entry, watch
-from tests.cli.test_render import LEDGER, service
+from tests.cli.test_render import LEDGER, WATCHED, service
 
 SCREENS = Path(__file__).parents[1] / "recorded" / "top"
 SIZES = {"80x24": (80, 24), "140x40": (140, 40)}
@@ -71,6 +71,14 @@ def test_an_empty_machine_without_a_daemon(size: str) -> None:
     watch(Fixed(seen=Seen(ledger, "no daemon listens", at=time.time() + 1000), entries=[]), look, SIZES[size])
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_what_answers_nobody_is_not_called_loaded(size: str) -> None:
+    async def look(watcher: Watcher) -> None:
+        compare(f"watched-{size}", await watcher.sees("runaway"))
+
+    watch(Fixed({**FULL, "services": WATCHED, "warnings": [], "waiting": [], "undeclared": []}), look, SIZES[size])
+
+
 def test_over_commitment_is_plain() -> None:
     async def look(watcher: Watcher) -> None:
         screen = await watcher.sees("OVER-COMMITTED by 500 MB")
@@ -108,6 +116,13 @@ def test_it_lives_in_any_terminal(size: tuple[int, int]) -> None:
 
 def names(order: Order, wanted: str = "") -> list[str]:
     return [each["name"].split("-")[0] for each in rows.chosen(SERVICES, order, wanted)]
+
+
+def test_the_worst_comes_first_and_is_found_by_what_is_shown_and_by_its_state() -> None:
+    worst = [each["name"] for each in rows.chosen(WATCHED, Order("state"), "")]
+    assert worst == ["chat", "coder", "other", "vision", "images", "words", "night"]
+    assert [each["name"] for each in rows.chosen(WATCHED, Order(), "hung")] == ["chat"]
+    assert [each["name"] for each in rows.chosen(WATCHED, Order(), "loaded c")] == ["chat", "coder"]
 
 
 @pytest.mark.parametrize(

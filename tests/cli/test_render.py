@@ -47,6 +47,23 @@ def service(name: str, state: str = "stopped", charged_mb: int = 0, **more: Any)
     }
 
 
+def condition(probe: str | None = None, busy: bool | None = False, **more: Any) -> dict[str, Any]:
+    """What the sentinel found, as GET /capacity has it."""
+    known = {"busy": busy, "active_s_ago": None, "probe": probe, "probe_failures": 0, "half_loaded": None}
+    return {"condition": {**known, "activity": "", "peak_mb": None, **more}}
+
+
+WATCHED = [
+    service("chat", "loaded", 4000, pids=[11, 12], **condition("left_alone", active_s_ago=3700.0, probe_failures=3)),
+    service("coder", "loaded", 3000, pids=[13], **condition("silent", None, probe_failures=2)),
+    service("images", "loaded", 900, pids=[14], **condition("busy", True)),
+    service("night", "stopped", loadable=True, **condition("left_alone")),
+    service("other", "reserved", 500, **condition("recovering")),
+    service("vision", "half_loaded", 500, pids=[15], **condition("unasked", half_loaded="it never answered")),
+    service("words", "loaded", 500, pids=[16], **condition("answers", active_s_ago=59.0)),
+]
+
+
 def test_an_empty_machine() -> None:
     lines = render.status(LEDGER).splitlines()
     assert lines[0] == "box: 0 of 10000 MB charged, 10000 MB free"
@@ -85,6 +102,35 @@ def test_states_are_told_apart() -> None:
     assert "only mentioned by 7" in said
     assert "its check says so" in said
     assert "(pinned)" in said
+
+
+def test_what_answers_nobody_is_not_called_loaded() -> None:
+    said = render.status({**LEDGER, "services": WATCHED, "charged_mb": 9_400}).splitlines()
+    rows = {line.split()[0]: line.split()[1:] for line in said[6:13]}
+    assert [(name, row[0]) for name, row in rows.items()] == [
+        *(("chat", "hung"), ("coder", "silent"), ("images", "loaded"), ("night", "stopped"), ("other", "recovering")),
+        *(("vision", "half_loaded"), ("words", "loaded")),
+    ]
+    assert (rows["chat"][1:3], rows["words"][1:3]) == (["idle", "1h"], ["idle", "59s"])
+    assert [rows[name][1] for name in ("coder", "images", "night", "vision")] == ["unknown", "working", "-", "idle"]
+    assert max(map(len, said[:13])) <= 80
+    assert said[13:] == [
+        "chat is hung and left alone (why: admit events --service chat): admit unload chat",
+        "coder is silent, 2 probes in a row: admit events --service coder",
+        "night was hung, is gone, and is left alone (why: admit events --service night): admit load night",
+        "other is being recovered: admit events --service other --follow",
+        "vision is half loaded: it never answered: admit explain vision",
+    ]
+    assert "admit --config /my.yaml unload chat" in render.status({**LEDGER, "services": WATCHED}, "/my.yaml")
+
+
+def test_what_a_service_does_is_left_out_where_its_line_would_wrap() -> None:
+    many = {"pids": [4_100_001, 4_100_002], **condition("answers")}
+    fits, wraps = (service("n" * length, "loaded", 10, **many) for length in (10, 40))
+    lines = render.status({**LEDGER, "services": [fits]}).splitlines()
+    assert lines[6].endswith(" 4100001 ...") and len(lines[6]) <= 80 and "ACTIVITY" in lines[5]
+    lines = render.status({**LEDGER, "services": [wraps]}).splitlines()
+    assert "ACTIVITY" not in lines[5] and lines[6].endswith(" 4100001 4100002")
 
 
 def test_warnings_cannot_paint_the_terminal() -> None:

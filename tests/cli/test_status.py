@@ -14,7 +14,7 @@ import pytest
 
 from admit_cli import status
 from admit_cli.door import Door, NoAnswer, Strange
-from tests.cli.conftest import BIN, Desk, wait_until
+from tests.cli.conftest import BIN, Desk, free_port, wait_until
 from tests.cli.test_render import LEDGER
 
 
@@ -43,6 +43,26 @@ def test_json_is_what_the_daemon_answers(desk: Desk, door: str) -> None:
     body = desk.admit("status", "--json").must(0).json
     assert (body["host"], body["pool_mb"], body["charged_mb"], body["free_mb"]) == ("box", 10_000, 0, 10_000)
     assert body["services"][0]["state"] == "stopped"
+
+
+def test_a_hung_service_is_not_called_loaded(desk: Desk) -> None:
+    port, not_ready = free_port(), desk.home / "not-ready"
+    not_ready.touch()
+    options = f"--port {port} --not-ready {not_ready}"
+    probe = {"url": f"http://127.0.0.1:{port}/", "startup_grace_s": 0.1}
+    desk.declare(
+        desk.service("coder", options=options, probe=probe, recover=False),
+        head="sentinel: {stopped_interval_s: 1, probe_interval_s: 1, probe_failures: 2}\n",
+    )
+    desk.start_by_hand("coder", *options.split())
+    assert "loaded" in desk.admit("status").must(0).out, "nobody watches it"
+    desk.daemon()
+    wait_until(lambda: "hung" in desk.admit("status").must(0).out)
+    said = desk.admit("status").must(0).out
+    (row,) = (line for line in said.splitlines() if line.startswith("coder  "))
+    assert row.split()[1] == "hung"
+    assert "coder is hung and left alone (why: admit events --service coder): admit unload coder\n" in said
+    assert "its recover is false" in desk.shell("admit events --service coder").must(0).out
 
 
 def test_who_holds_and_who_waits_is_shown(desk: Desk) -> None:
@@ -227,7 +247,7 @@ def test_a_wrong_setting_is_64(desk: Desk) -> None:
 def test_a_fault_is_a_sentence_and_its_trace_is_for_those_who_ask(desk: Desk, debug: str) -> None:
     desk.declare(desk.service("big"))
     fault = (
-        "import admit_cli.render as r; r.status = lambda ledger: {}['torn']\n"
+        "import admit_cli.render as r; r.status = lambda *_: {}['torn']\n"
         "from admit_cli.main import main; main(['status'])"
     )
     desk.daemon()

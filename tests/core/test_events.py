@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from admitd.core.events import KINDS, NUMBERS_MAX, TEXT_MAX, Event, Severity, from_json, to_json
+from admitd.core.events import KINDS, NUMBERS_MAX, QUOTED_MAX, TEXT_MAX, Event, Severity, brief, from_json, to_json
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,6 +69,35 @@ def test_a_newer_version_may_know_more_kinds_and_severities() -> None:
 def test_what_is_no_event_is_not_taken_for_one(body: dict[str, object]) -> None:
     with pytest.raises(ValueError):
         from_json(body)
+
+
+SECRET = "hunter2"
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        (f"503 from http://h:8080/v1?api_key={SECRET}, expected 200", "503 from http://h:8080/v1, expected 200"),
+        (f"http://me:{SECRET}@h/ and https://me:{SECRET}@{SECRET}@h:1/a/b#{SECRET}", "http://h/ and https://h:1/a/b"),
+        (f"(see http://h/?{SECRET}&b=c).", "(see http://h/)."),
+        (f"ended with exit 1: cannot\n{SECRET}", "ended with exit 1: cannot"),
+        (
+            "http://[::1]:8080/v1 is fine, and so is 12:30 @home #1?",
+            "http://[::1]:8080/v1 is fine, and so is 12:30 @home #1?",
+        ),
+    ],
+)
+def test_no_event_has_more_of_a_url_than_where_it_leads_nor_a_second_line(text: str, kept: str) -> None:
+    assert Event("probe_failed", text).text == kept
+    assert from_json({"kind": "probe_failed", "text": text}).text == kept, "nor what an older version wrote"
+
+
+@pytest.mark.parametrize(
+    ("said", "part"), [("a: b\nc", "a: b"), ("503, expected 200:\nc", "503, expected 200"), (" \n x", "x"), ("", "")]
+)
+def test_what_others_say_is_quoted_in_brief(said: str, part: str) -> None:
+    assert brief(said) == part
+    assert len(brief("y" * 5000)) == QUOTED_MAX
 
 
 def test_severities_have_an_order() -> None:

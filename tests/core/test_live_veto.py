@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from admitd.core.admission import promises, settle
+from admitd.core.admission import decide, promises, settle
 from admitd.core.ledger import Ledger
 from admitd.core.terms import Capacity, Level, Reading
-from admitd.core.verdict import Admitted, Reason, Wait
+from admitd.core.verdict import Admitted, Reason, Unload, Wait
 from tests.core.worlds import (
     MB,
     QUIET,
@@ -140,6 +140,55 @@ def test_a_refusal_for_want_of_available_memory_names_all_its_numbers() -> None:
     assert "14000 MB available, 5904 MB of it beyond the safety floor" in refused.message
     assert "2096 MB short" in refused.message
     assert (mb(refused.shortfall), refused.retry_after_s) == (2_096, 30.0)
+
+
+ROOMY = capacity(
+    service("new", 8_000, priority=5),
+    service("high", 6_000, priority=9),
+    service("kept", 6_000, evictable=False),
+    service("pinned", 6_000, pinned=True),
+    service("a", 6_000),
+    service("b", 6_000),
+    service("low", 6_000, priority=-5),
+    pool_mb=60_000,
+)
+
+
+@pytest.mark.parametrize(
+    ("seen", "victims"),
+    [
+        pytest.param([loaded("a"), footprint("a", 2_000)], ("a",), id="one who holds as much as is short"),
+        pytest.param([loaded("a"), footprint("a", 1_999)], (), id="and not one who holds less"),
+        pytest.param([loaded("a")], (), id="nor one of whom that is not known"),
+        pytest.param([reserved("a", 6_000), footprint("a", 5_000)], (), id="nor one who is being loaded"),
+        pytest.param([loaded("high"), footprint("high", 5_000)], (), id="nor one of a higher priority"),
+        pytest.param([loaded("kept"), footprint("kept", 5_000)], (), id="nor one who is never chosen"),
+        pytest.param([loaded("pinned"), footprint("pinned", 5_000)], (), id="nor one who is pinned"),
+        pytest.param(
+            [*map(loaded, "ab"), footprint("a", 3_000), footprint("b", 2_500)], ("b",), id="the largest is spared"
+        ),
+        pytest.param(
+            [*map(loaded, ("a", "b", "low")), *(footprint(name, 1_000) for name in ("a", "b", "low"))],
+            ("low", "a"),
+            id="several where one is not enough, the lowest first",
+        ),
+        pytest.param(
+            [loaded("a", age_s=1.0), footprint("a", 500)], ("a",), id="what is kept for it to take yet comes back too"
+        ),
+    ],
+)
+def test_where_unloading_makes_up_for_it_that_is_the_remedy(seen: list[Seen], victims: tuple[str, ...]) -> None:
+    derived = ledger(ROOMY, *seen)
+    available = 10_096 + sum(mb(each) for each in promises(derived))
+    refused = refusal(decide(derived, reading(available), request(ROOMY, "new")))
+    assert (refused.reason, mb(refused.shortfall)) == (Reason.NO_AVAILABLE_MEMORY, 2_000)
+    assert refused.victims == victims
+    if victims:
+        assert (refused.remedy, refused.retry_after_s) == (Unload(victims), None)
+        assert refused.message.endswith(f"holds the rest; unloading {', '.join(victims)} would make up for it.")
+    else:
+        assert (refused.remedy, refused.retry_after_s) == (Wait("new", 300.0), 30.0)
+        assert refused.message.endswith("Something that is not declared holds the rest.")
 
 
 def test_a_reading_of_ram_alone_says_nothing_of_a_gpu() -> None:

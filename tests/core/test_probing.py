@@ -135,6 +135,12 @@ def test_a_quick_refusal_is_judged_by_what_it_did_since_the_last_probe() -> None
     assert [each.event.kind for each in story.events] == ["busy"]
 
 
+def test_what_the_server_said_is_not_told() -> None:
+    said = Heard("x", False, "503 from http://h/v1, expected 200:\nhunter2 is no valid key", 30.0, 100, 100)
+    (told,) = Story().look(0, there()).look(30, there(), said).events
+    assert told.event.text == "x did not answer its probe (1 of 3): 503 from http://h/v1, expected 200"
+
+
 def test_busy_is_told_once_and_ends_the_row() -> None:
     story = Story().silent(0, there(), times=2)
     for minute in (2, 3, 4):

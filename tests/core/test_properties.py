@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from hypothesis import given, settings
@@ -10,15 +11,19 @@ from hypothesis import strategies as st
 from admitd.core import eviction, headroom
 from admitd.core.admission import decide, settle
 from admitd.core.ledger import Ledger
-from admitd.core.terms import Reading, Request, Reservation, Waiter
+from admitd.core.terms import NOTHING, Reading, Request, Reservation, Waiter
 from admitd.core.verdict import Admitted, AlreadyLoaded, Reason, Refused, Unload, Verdict, Wait
 from tests.core.arbitrary import READINGS, WAITERS, WILD_SEEN, Case, cases, wild_capacities, wild_requests
 from tests.core.worlds import (
     QUIET,
     Seen,
+    capacity,
+    footprint,
     holder,
     ledger,
     loaded,
+    reading,
+    service,
     without,
 )
 
@@ -112,6 +117,40 @@ def test_the_remedy_makes_it_fit(world: tuple[Ledger, Reading, list[Request]]) -
         else:
             everyone = [n for n, a in derived.accounts.items() if eviction.may_go(a, request.service)]
             assert isinstance(decide(without(derived, *everyone), now, request), Refused)
+
+
+def _gone(derived: Ledger, now: Reading, names: Sequence[str]) -> tuple[Ledger, Reading]:
+    """The world once these are unloaded and what they were measured to hold is available."""
+    back = [headroom.unused(derived.accounts[name].measured or NOTHING) for name in names]
+    return without(derived, *names), replace(now, available=headroom.total([now.available or NOTHING, *back]))
+
+
+HELD = st.tuples(st.integers(0, 12), st.sampled_from([-1, 0, 1]), st.booleans(), st.booleans())
+
+
+@settings(max_examples=400)
+@given(st.lists(HELD, max_size=5), st.integers(0, 40))
+def test_unloading_for_want_of_available_memory_is_enough_and_no_more(
+    held: list[tuple[int, int, bool, bool]], available_mb: int
+) -> None:
+    others = [service(f"s{n}", 10, priority=each[1], evictable=each[2]) for n, each in enumerate(held)]
+    declared = capacity(service("new", 20), *others)
+    seen: list[Seen] = [loaded(f"s{n}", age_s=1.0 if each[3] else 900.0) for n, each in enumerate(held)]
+    seen += [footprint(f"s{n}", each[0]) for n, each in enumerate(held)]
+    derived, now, asked = ledger(declared, *seen), reading(4_096 + available_mb), Request(declared.services["new"])
+    refused = decide(derived, now, asked)
+    if isinstance(refused, Admitted):
+        return
+    assert isinstance(refused, Refused) and refused.reason is Reason.NO_AVAILABLE_MEMORY
+    assert_sound(derived, asked, refused)
+    if not refused.victims:
+        everyone = [n for n, a in derived.accounts.items() if eviction.may_go(a, asked.service)]
+        assert isinstance(decide(*_gone(derived, now, everyone), asked), Refused)
+        return
+    assert isinstance(decide(*_gone(derived, now, refused.victims), asked), Admitted)
+    for spared in refused.victims:
+        rest = decide(*_gone(derived, now, [name for name in refused.victims if name != spared]), asked)
+        assert isinstance(rest, Refused) and rest.reason is Reason.NO_AVAILABLE_MEMORY
 
 
 @given(wild_worlds())
