@@ -19,6 +19,7 @@ from admitd import actuator, hands, loading, unloading
 from admitd.core import runaway, wire
 from admitd.core.acts import Close, Evict, Recover, Wake, ago, mb
 from admitd.core.events import Event, Severity
+from admitd.core.respawn import Supervisor
 from admitd.core.terms import Service
 from admitd.core.units import free_to_mb
 from admitd.core.verdict import Admitted, Reason, Refused
@@ -87,9 +88,9 @@ class Mending:
         self._tell(Event("recovering", text, Severity.WARNING, name, None, numbers))
         began = time.monotonic()
         try:
-            why_not = self._unload(name)
-            if why_not:
-                said = f"{name} is hung and could not be unloaded: {why_not}."
+            ended = self._unload(name)
+            if not isinstance(ended, unloading.Unloaded) and _keeper(ended) is None:
+                said = f"{name} is hung and could not be unloaded: {ended.why}."
                 self._tell(
                     Event("unload_failed", said, Severity.CRITICAL, name, f"admit unload {name} --kill", numbers)
                 )
@@ -128,7 +129,7 @@ class Mending:
             self._tell(Event("closed", said, Severity.CRITICAL, name, f"admit load {name}", numbers))
         else:
             said = f"{name} could not be closed: {outcome.why}; {why}."
-            self._tell(Event("unload_failed", said, Severity.CRITICAL, name, f"admit explain {name}", numbers))
+            self._tell(Event("unload_failed", said, Severity.CRITICAL, name, _next(name, outcome), numbers))
 
     def evict(self, act: Evict) -> None:
         """Unload one that is idle; it is asked politely, and never killed."""
@@ -137,7 +138,7 @@ class Mending:
         severity = Severity.WARNING if act.kind == "evicted" else Severity.INFO
         if not isinstance(outcome, unloading.Unloaded):
             said = f"{name} should have been unloaded, because {act.why}, and could not be: {outcome.why}."
-            self._tell(Event("unload_failed", said, Severity.CRITICAL, name, f"admit explain {name}"))
+            self._tell(Event("unload_failed", said, Severity.CRITICAL, name, _next(name, outcome)))
         elif outcome.was_loaded:
             said = f"{name} was unloaded, because {act.why}. {_back(outcome)}"
             numbers = {"back_mb": mb(outcome.back), "took_s": round(outcome.took_s, 1)}
@@ -148,23 +149,13 @@ class Mending:
         for name in self._gate.capacity().services:
             actuator.rotate_in_use(self._log_path(name))
 
-    def _unload(self, name: str) -> str:
-        """Its unload_cmd, where it has one; SIGTERM; SIGKILL where that does not help. Why it failed; empty where it is
-        gone. A server killed at once may leave its wired GPU memory behind until the next reboot (macOS)."""
-        gate = self._gate
-        service = gate.capacity().services.get(name)
+    def _unload(self, name: str) -> unloading.Outcome:
+        """Its unload_cmd, where it has one; SIGTERM; SIGKILL where that does not help. A server killed at once may
+        leave its wired GPU memory behind until the next reboot (macOS)."""
+        service = self._gate.capacity().services.get(name)
         if service is None:
-            return "it is not declared any more"
-        if service.unload_cmd is None:
-            outcome = unloading.unload(gate, name, _quiet, kill=True, asked=False)
-            return "" if isinstance(outcome, unloading.Unloaded) else outcome.why
-        outcome = unloading.unload(gate, name, _quiet, asked=False)
-        if isinstance(outcome, unloading.Unloaded):
-            return ""
-        if not gate.look().ledger.account(service).processes:
-            return outcome.why  # only its check says that it is there, and a check gets no signals
-        forced = unloading.close(gate, name, _quiet, min(LADDER_S, service.unload_timeout_s), asked=False)
-        return "" if isinstance(forced, unloading.Unloaded) else f"{outcome.why}; {forced.why}"
+            return unloading.UnloadFailed("it is not declared any more")
+        return unloading.end_hung(self._gate, name, _quiet, min(LADDER_S, service.unload_timeout_s))
 
     def _load(self, name: str, since_s: float) -> tuple[Outcome, str]:
         gate = self._gate
@@ -219,6 +210,17 @@ class Mending:
         }
         self._tell(Event("refused_recovery", said, Severity.CRITICAL, name, remedy, numbers))
         return Outcome.NOT_BACK
+
+
+def _keeper(outcome: unloading.Outcome) -> Supervisor | None:
+    """Who started it again as soon as it had gone."""
+    return outcome.keeper if isinstance(outcome, unloading.UnloadTimedOut) else None
+
+
+def _next(name: str, outcome: unloading.Outcome) -> str:
+    """What one does about an unload that did not help."""
+    keeper = _keeper(outcome)
+    return (keeper and keeper.stop) or f"admit explain {name}"
 
 
 def _back(outcome: unloading.Unloaded) -> str:
