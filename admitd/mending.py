@@ -19,8 +19,9 @@ from admitd import actuator, hands, loading, unloading
 from admitd.core import runaway, wire
 from admitd.core.acts import Close, Evict, Recover, Wake, ago, mb
 from admitd.core.events import Event, Severity
+from admitd.core.probing import Heard, made_progress
 from admitd.core.respawn import Supervisor
-from admitd.core.terms import Service
+from admitd.core.terms import Probe, Service, State
 from admitd.core.units import free_to_mb
 from admitd.core.verdict import Admitted, Reason, Refused
 from admitd.gate import Answer, Ask, Gate
@@ -40,6 +41,12 @@ class Outcome(Enum):
     BACK = "it is loaded"
     NOT_BACK = "it is not"
     DROPPED = "somebody else has it in his hands now"
+    ANSWERS = "nothing was done: it answers by now"
+    WORKS = "nothing was done: it works by now, or is another process"
+
+
+Asking = Callable[[str, Probe], Heard]
+"""Sends a service its probe, and waits for what it comes to."""
 
 
 class Mending:
@@ -74,13 +81,27 @@ class Mending:
             self._tell(Event("woken", f"{what} and was woken.", Severity.WARNING, act.name, None, numbers))
         return True
 
-    def recover(self, act: Recover, since_s: float | None = None) -> Outcome:
-        """Unload, wait until the memory is back, load through admission; said at its beginning and at its end.
+    def recover(self, act: Recover, ask: Asking, since_s: float | None = None) -> Outcome:
+        """Unload, wait until the memory is back, load through admission; said at its beginning and at its end. It is
+        asked once more before: what it was judged by may be an interval old, and is older after a cooldown.
 
         What somebody asked to unload after `since_s`, by the monotonic clock (None: from now on), is not loaded again.
         """
         name = act.service
         since_s = time.monotonic() if since_s is None else since_s
+        if self._is_wanted_gone(name, since_s):
+            return Outcome.DROPPED
+        try:
+            spared = self._spared(name, ask, since_s)
+        except (CannotSee, NotRecorded) as problem:
+            self._tell(Event("load_failed", f"{name} could not be recovered: {problem}.", Severity.CRITICAL, name))
+            return Outcome.NOT_BACK
+        if spared is not None:
+            return spared
+        return self._recover(act, since_s)
+
+    def _recover(self, act: Recover, since_s: float) -> Outcome:
+        name = act.service
         if self._is_wanted_gone(name, since_s):
             return Outcome.DROPPED
         text = f"{name} is hung: {act.why}. It is unloaded and loaded again (attempt {act.attempt})."
@@ -148,6 +169,32 @@ class Mending:
         """A server that is loaded for weeks fills its log meanwhile; where it is loaded anew, that is rotated there."""
         for name in self._gate.capacity().services:
             actuator.rotate_in_use(self._log_path(name))
+
+    def _spared(self, name: str, ask: Asking, since_s: float) -> Outcome | None:
+        """Why it need not be recovered any more; None where it must. Raises CannotSee or NotRecorded."""
+        service = self._gate.capacity().services.get(name)
+        if service is None:
+            return None
+        heard = None if service.probe is None else ask(name, service.probe)
+        account = self._gate.look().ledger.account(service)
+        for_s = time.monotonic() - since_s
+        ages = [process.age_s for process in account.processes]
+        if ages and all(age_s is not None and age_s < for_s for age_s in ages):
+            text = f"{name} was to be loaded anew, and is another process by now: it is left alone."
+            self._tell(Event("probe_answered" if heard and heard.answered else "busy", text, service=name))
+            return Outcome.ANSWERS if heard and heard.answered else Outcome.WORKS
+        if account.state is not State.LOADED or account.mention_only:
+            return None
+        if heard is None:
+            return Outcome.ANSWERS if account.check is not None and account.check.loaded else None
+        if heard.answered:
+            self._tell(Event("probe_answered", f"{name} answers its probe again.", service=name))
+            return Outcome.ANSWERS
+        if made_progress(heard.progress_before, heard.progress_after, heard.took_s):
+            text = f"{name} was to be loaded anew, and works by now: busy is not down, it is left alone."
+            self._tell(Event("busy", text, service=name))
+            return Outcome.WORKS
+        return None
 
     def _unload(self, name: str) -> unloading.Outcome:
         """Its unload_cmd, where it has one; SIGTERM; SIGKILL where that does not help. A server killed at once may

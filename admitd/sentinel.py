@@ -366,12 +366,18 @@ class Sentinel:
     def _recover(self, act: Recover, since_s: float) -> News:
         outcome = Outcome.NOT_BACK
         try:
-            outcome = self._mending.recover(act, since_s)
+            outcome = self._mending.recover(act, self._errands.ask_now, since_s)
         except Exception as problem:
             self._faults.note(problem)
         return partial(self._recovered, act.service, outcome)
 
     def _recovered(self, service: str, outcome: Outcome) -> None:
+        if outcome in (Outcome.ANSWERS, Outcome.WORKS):
+            answers = outcome is Outcome.ANSWERS
+            self._memory.probing = probing.spared(self._memory.probing, service, answered=answers)
+            self._left_down.pop(service, None)
+            self._checks = checks.Lately()  # what they said a while ago is not so any more
+            return
         settings = self._gate.capacity().sentinel
         back = outcome is not Outcome.NOT_BACK
         memory = probing.recovered(self._memory.probing, self._clock(), service, back=back, settings=settings)
