@@ -1,16 +1,21 @@
-"""What need not be recovered any more when its turn has come: it answers, works, or is another process by then."""
+"""What need not be recovered any more when its turn has come: it answers, works, or is another process by then.
+And what is not to be, because the machine went down with it."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from admitd import hands
+from admitd.core.reboot import Finding
 from admitd.errands import Errands
-from tests.live.sentinels import Guard, become, listens, sleeper, stand_in, start_stand_in
+from admitd.vitals import Vitals
+from tests.live.sentinels import Guard, become, hits, listens, sleeper, stand_in, start_stand_in
 from tests.live.servers import Servers, wait_until
 
 # What a recovery starts goes on by itself: nobody waits for it, which subprocess finds worth a warning.
@@ -117,3 +122,34 @@ def test_what_its_check_calls_loaded_by_then_is_left_alone(
     assert begun == ["half"], "and it is not asked for again"
     assert process.poll() is None
     assert "recovering" not in at_work.kinds()
+
+
+@pytest.mark.parametrize("since", ["nothing", "a load was admitted", "it answered"])
+def test_what_the_machine_went_down_with_is_left_alone_until_it_was_loaded_or_answered(
+    servers: Servers, free_port: FreePort, guard: MakeGuard, since: str
+) -> None:
+    port = free_port()
+    process = start_stand_in(servers, port, "--mode", "ok" if since == "it answered" else "hang")
+    made = guard({"chat": stand_in(port, load_timeout_s=600)})
+    vitals = Vitals(made.folder / "alive")
+    vitals.hold_back({"chat"}, time.monotonic())
+    made.sentinel._found = found = vitals.judge([])
+    made.sentinel._held_back = found.held_back
+    if since == "a load was admitted":
+        hands.heed(made.gate.records.where, "chat")
+        hands.admitted(made.gate.records.where, "chat")
+    with made as at_work:
+        at_work.rounds(2)
+        if since == "it answered":
+            wait_until(lambda: hits(port) > 0)
+            at_work.rounds(2)
+            become(port, "hang")
+        if since == "nothing":
+            gave_up = at_work.wait_for("gave_up")
+            assert "the machine went down within a minute of its load" in gave_up.text
+            at_work.rounds(3)
+        else:
+            at_work.wait_for("recovered")
+    assert ("recovering" in at_work.kinds()) is (since != "nothing")
+    assert (process.poll() is None) is (since == "nothing")
+    assert Vitals(made.folder / "alive").judge([]) == (found if since == "nothing" else Finding())
