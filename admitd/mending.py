@@ -148,9 +148,12 @@ class Mending:
         if isinstance(outcome, unloading.Unloaded):
             said = f"{name} was closed: {why}. {_back(outcome)}"
             self._tell(Event("closed", said, Severity.CRITICAL, name, f"admit load {name}", numbers))
+        elif (keeper := _keeper(outcome)) is not None:
+            said = f"{name} was closed: {why}; and {keeper.name} started it again."
+            self._tell(Event("closed", said, Severity.CRITICAL, name, _next(name, outcome), numbers))
         else:
             said = f"{name} could not be closed: {outcome.why}; {why}."
-            self._tell(Event("unload_failed", said, Severity.CRITICAL, name, _next(name, outcome), numbers))
+            self._tell(Event("unload_failed", said, Severity.CRITICAL, name, f"admit explain {name}", numbers))
 
     def evict(self, act: Evict) -> None:
         """Unload one that is idle; it is asked politely, and never killed."""
