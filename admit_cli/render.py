@@ -299,6 +299,10 @@ def unload_outcome(name: str, outcome: Outcome, config: str | None) -> str:
         if not outcome.pids:
             return outcome.why
         pids = ", ".join(map(str, outcome.pids))
+        if outcome.keeper is not None:
+            stop = outcome.keeper.stop
+            ends = f"this stops it for good: {stop}" if stop else f"see what it is: {again(config, 'explain', name)}"
+            return f"{outcome.why} (pid {pids}); {ends}"
         return f"{outcome.why} (pid {pids}); end it for certain: {again(config, 'unload', name, '--kill')}"
     return f"{name} could not be unloaded: {outcome.why}"
 

@@ -87,7 +87,11 @@ class Acting:
         if isinstance(outcome, unloading.UnloadFailed):
             return 502, wire.problem(502, "It could not be asked to go", f"{outcome.why}.")
         if isinstance(outcome, unloading.UnloadTimedOut):
-            detail = f"{outcome.why}; with kill it would get SIGKILL."
+            then = "with kill it would get SIGKILL"
+            if outcome.keeper is not None:
+                stop = outcome.keeper.stop
+                then = f"this stops it for good: {stop}" if stop else f"see what it is: admit explain {name}"
+            detail = f"{outcome.why}; {then}."
             return 504, wire.problem(504, "It did not go in time", detail, pids=list(outcome.pids))
         return 200, unloaded(name, outcome)
 

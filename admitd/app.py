@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from admitd import capacity, memory, places, processes, reservations
+from admitd import capacity, hands, memory, places, processes, reservations
 from admitd.apps import AppGate
 from admitd.core import wire
 from admitd.core.events import Event, Number, Severity
@@ -67,6 +67,8 @@ class House:
             found = vitals.judge(self.journal.read(limit=HISTORY))
         except OSError:
             found = vitals.judge([])
+        for name in found.held_back:
+            hands.heed(self.gate.records.where, name)
         mending = Mending(self.gate, log_path, tell, self.named)
         return Sentinel(self.gate, ActivityWatch(), mending, tell, vitals, found, alarm=_alarm())
 

@@ -86,6 +86,17 @@ class Errands:
             self._waiting.append((service, probe))
             self._send()
 
+    def ask_now(self, service: str, probe: Probe) -> Heard:
+        """Send a probe and wait for what it comes to: for who has a thread of his own."""
+        try:
+            before = self._watch.progress(service)
+            with self._watch.own_probe(service):
+                said = ask(probe)
+            after = self._watch.progress(service)
+            return Heard(service, said.answered, said.detail, said.took_s, before, after, said.refused)
+        except Exception as problem:  # who asked must be answered
+            return Heard(service, False, f"{type(problem).__name__}: {problem}", 0.0)
+
     def begin(self, service: str, work: Callable[[], News | None]) -> bool:
         """Do `work` beside the rounds; what it returns is called by the sentinel's thread. False: somebody is at it.
         Raises RuntimeError where the system has no room for a thread."""
@@ -121,15 +132,7 @@ class Errands:
             self._asking.add(service)
 
     def _ask(self, service: str, probe: Probe) -> None:
-        try:
-            before = self._watch.progress(service)
-            with self._watch.own_probe(service):
-                said = ask(probe)
-            after = self._watch.progress(service)
-            heard = Heard(service, said.answered, said.detail, said.took_s, before, after, said.refused)
-        except Exception as problem:  # who asked must be answered
-            heard = Heard(service, False, f"{type(problem).__name__}: {problem}", 0.0)
-        self._arrive(partial(self._answered, heard))
+        self._arrive(partial(self._answered, self.ask_now(service, probe)))
 
     def _answered(self, heard: Heard) -> None:
         self._asking.discard(heard.service)

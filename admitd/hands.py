@@ -51,9 +51,15 @@ def let_go(folder: Path, service: str) -> None:
 
 
 def admitted(folder: Path, service: str) -> None:
-    """Write down that a load was admitted just now: what is there next was no supervisor's doing. Only of one that was
-    ever unloaded; of others nobody asks."""
+    """Write down that a load was admitted just now: what is there next was no supervisor's doing, and wanted. Only of
+    one that was ever unloaded, or is heeded; of others nobody asks."""
     _note(folder, service, 0, _ADMITTED)
+
+
+def heed(folder: Path, service: str) -> None:
+    """Have it written down from now on when a load of a service is admitted."""
+    with contextlib.suppress(OSError):
+        os.close(os.open(_path(folder, service), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
 
 
 def answered(folder: Path, service: str) -> None:
@@ -84,6 +90,10 @@ class Hand:
     def admitted_since(self) -> bool:
         """Whether a load of it was admitted after it was unloaded."""
         return self.unloaded_at is not None and self.admitted_at is not None and self.admitted_at >= self.unloaded_at
+
+    def was_loaded_since(self, at_s: float) -> bool:
+        """Whether a load of it was admitted since, or one that was followed ended in an answer."""
+        return any(at is not None and at >= at_s for at in (self.admitted_at, self.answered_at))
 
     def is_asked_since(self, at_s: float) -> bool:
         """Whether somebody unloads it, or has asked for that since."""

@@ -19,7 +19,9 @@ from admitd import actuator, hands, loading, unloading
 from admitd.core import runaway, wire
 from admitd.core.acts import Close, Evict, Recover, Wake, ago, mb
 from admitd.core.events import Event, Severity, brief
-from admitd.core.terms import Service
+from admitd.core.probing import Heard, made_progress
+from admitd.core.respawn import Supervisor
+from admitd.core.terms import Probe, Service, State
 from admitd.core.units import free_to_mb
 from admitd.core.verdict import Admitted, Reason, Refused
 from admitd.gate import Answer, Ask, Gate
@@ -39,6 +41,12 @@ class Outcome(Enum):
     BACK = "it is loaded"
     NOT_BACK = "it is not"
     DROPPED = "somebody else has it in his hands now"
+    ANSWERS = "nothing was done: it answers by now"
+    WORKS = "nothing was done: it works by now, or is another process"
+
+
+Asking = Callable[[str, Probe], Heard]
+"""Sends a service its probe, and waits for what it comes to."""
 
 
 class Mending:
@@ -73,8 +81,9 @@ class Mending:
             self._tell(Event("woken", f"{what} and was woken.", Severity.WARNING, act.name, None, numbers))
         return True
 
-    def recover(self, act: Recover, since_s: float | None = None) -> Outcome:
-        """Unload, wait until the memory is back, load through admission; said at its beginning and at its end.
+    def recover(self, act: Recover, ask: Asking, since_s: float | None = None) -> Outcome:
+        """Unload, wait until the memory is back, load through admission; said at its beginning and at its end. It is
+        asked once more before: what it was judged by may be an interval old, and is older after a cooldown.
 
         What somebody asked to unload after `since_s`, by the monotonic clock (None: from now on), is not loaded again.
         """
@@ -82,14 +91,27 @@ class Mending:
         since_s = time.monotonic() if since_s is None else since_s
         if self._is_wanted_gone(name, since_s):
             return Outcome.DROPPED
+        try:
+            spared = self._spared(name, ask, since_s)
+        except (CannotSee, NotRecorded) as problem:
+            self._tell(Event("load_failed", f"{name} could not be recovered: {problem}.", Severity.CRITICAL, name))
+            return Outcome.NOT_BACK
+        if spared is not None:
+            return spared
+        return self._recover(act, since_s)
+
+    def _recover(self, act: Recover, since_s: float) -> Outcome:
+        name = act.service
+        if self._is_wanted_gone(name, since_s):
+            return Outcome.DROPPED
         text = f"{name} is hung: {act.why}. It is unloaded and loaded again (attempt {act.attempt})."
         numbers = {"attempt": act.attempt}
         self._tell(Event("recovering", text, Severity.WARNING, name, None, numbers))
         began = time.monotonic()
         try:
-            why_not = self._unload(name)
-            if why_not:
-                said = f"{name} is hung and could not be unloaded: {brief(why_not)}."
+            ended = self._unload(name)
+            if not isinstance(ended, unloading.Unloaded) and _keeper(ended) is None:
+                said = f"{name} is hung and could not be unloaded: {brief(ended.why)}."
                 self._tell(
                     Event("unload_failed", said, Severity.CRITICAL, name, f"admit unload {name} --kill", numbers)
                 )
@@ -126,6 +148,9 @@ class Mending:
         if isinstance(outcome, unloading.Unloaded):
             said = f"{name} was closed: {why}. {_back(outcome)}"
             self._tell(Event("closed", said, Severity.CRITICAL, name, f"admit load {name}", numbers))
+        elif (keeper := _keeper(outcome)) is not None:
+            said = f"{name} was closed: {why}; and {keeper.name} started it again."
+            self._tell(Event("closed", said, Severity.CRITICAL, name, _next(name, outcome), numbers))
         else:
             said = f"{name} could not be closed: {brief(outcome.why)}; {why}."
             self._tell(Event("unload_failed", said, Severity.CRITICAL, name, f"admit explain {name}", numbers))
@@ -137,7 +162,7 @@ class Mending:
         severity = Severity.WARNING if act.kind == "evicted" else Severity.INFO
         if not isinstance(outcome, unloading.Unloaded):
             said = f"{name} should have been unloaded, because {act.why}, and could not be: {brief(outcome.why)}."
-            self._tell(Event("unload_failed", said, Severity.CRITICAL, name, f"admit explain {name}"))
+            self._tell(Event("unload_failed", said, Severity.CRITICAL, name, _next(name, outcome)))
         elif outcome.was_loaded:
             said = f"{name} was unloaded, because {act.why}. {_back(outcome)}"
             numbers = {"back_mb": mb(outcome.back), "took_s": round(outcome.took_s, 1)}
@@ -148,23 +173,39 @@ class Mending:
         for name in self._gate.capacity().services:
             actuator.rotate_in_use(self._log_path(name))
 
-    def _unload(self, name: str) -> str:
-        """Its unload_cmd, where it has one; SIGTERM; SIGKILL where that does not help. Why it failed; empty where it is
-        gone. A server killed at once may leave its wired GPU memory behind until the next reboot (macOS)."""
-        gate = self._gate
-        service = gate.capacity().services.get(name)
+    def _spared(self, name: str, ask: Asking, since_s: float) -> Outcome | None:
+        """Why it need not be recovered any more; None where it must. Raises CannotSee or NotRecorded."""
+        service = self._gate.capacity().services.get(name)
         if service is None:
-            return "it is not declared any more"
-        if service.unload_cmd is None:
-            outcome = unloading.unload(gate, name, _quiet, kill=True, asked=False)
-            return "" if isinstance(outcome, unloading.Unloaded) else outcome.why
-        outcome = unloading.unload(gate, name, _quiet, asked=False)
-        if isinstance(outcome, unloading.Unloaded):
-            return ""
-        if not gate.look().ledger.account(service).processes:
-            return outcome.why  # only its check says that it is there, and a check gets no signals
-        forced = unloading.close(gate, name, _quiet, min(LADDER_S, service.unload_timeout_s), asked=False)
-        return "" if isinstance(forced, unloading.Unloaded) else f"{outcome.why}; {forced.why}"
+            return None
+        heard = None if service.probe is None else ask(name, service.probe)
+        account = self._gate.look().ledger.account(service)
+        for_s = time.monotonic() - since_s
+        ages = [process.age_s for process in account.processes]
+        if ages and all(age_s is not None and age_s < for_s for age_s in ages):
+            text = f"{name} was to be loaded anew, and is another process by now: it is left alone."
+            self._tell(Event("probe_answered" if heard and heard.answered else "busy", text, service=name))
+            return Outcome.ANSWERS if heard and heard.answered else Outcome.WORKS
+        if account.state is not State.LOADED or account.mention_only:
+            return None
+        if heard is None:
+            return Outcome.ANSWERS if account.check is not None and account.check.loaded else None
+        if heard.answered:
+            self._tell(Event("probe_answered", f"{name} answers its probe again.", service=name))
+            return Outcome.ANSWERS
+        if made_progress(heard.progress_before, heard.progress_after, heard.took_s):
+            text = f"{name} was to be loaded anew, and works by now: busy is not down, it is left alone."
+            self._tell(Event("busy", text, service=name))
+            return Outcome.WORKS
+        return None
+
+    def _unload(self, name: str) -> unloading.Outcome:
+        """Its unload_cmd, where it has one; SIGTERM; SIGKILL where that does not help. A server killed at once may
+        leave its wired GPU memory behind until the next reboot (macOS)."""
+        service = self._gate.capacity().services.get(name)
+        if service is None:
+            return unloading.UnloadFailed("it is not declared any more")
+        return unloading.end_hung(self._gate, name, _quiet, min(LADDER_S, service.unload_timeout_s))
 
     def _load(self, name: str, since_s: float) -> tuple[Outcome, str]:
         gate = self._gate
@@ -219,6 +260,17 @@ class Mending:
         }
         self._tell(Event("refused_recovery", said, Severity.CRITICAL, name, remedy, numbers))
         return Outcome.NOT_BACK
+
+
+def _keeper(outcome: unloading.Outcome) -> Supervisor | None:
+    """Who started it again as soon as it had gone."""
+    return outcome.keeper if isinstance(outcome, unloading.UnloadTimedOut) else None
+
+
+def _next(name: str, outcome: unloading.Outcome) -> str:
+    """What one does about an unload that did not help."""
+    keeper = _keeper(outcome)
+    return (keeper and keeper.stop) or f"admit explain {name}"
 
 
 def _back(outcome: unloading.Unloaded) -> str:

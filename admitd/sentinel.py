@@ -102,6 +102,7 @@ class Sentinel:
         self._tell = tell
         self._vitals = vitals
         self._found = found or Finding()
+        self._held_back = self._found.held_back
         self._clock = clock
         self._memory = _Memory()
         self._alarm = alarm
@@ -207,6 +208,7 @@ class Sentinel:
         busy = frozenset(name for name, each in known.items() if each.busy)
         sight = _Sight(now, scene, known, held, loading, handled, busy)
         self._forget_what_was_unloaded(held)
+        self._let_go_of_what_was_loaded(held)
         asked: list[Act] = []
         for step in (self._step_stopped, self._step_respawn, self._step_probing, self._step_memory):
             asked += (
@@ -253,6 +255,15 @@ class Sentinel:
             if hand is not None and hand.unloaded_at is not None and hand.unloaded_at > at:
                 del self._left_down[name]
                 self._memory.probing = probing.dropped(self._memory.probing, name)
+
+    def _let_go_of_what_was_loaded(self, held: Mapping[str, hands.Hand]) -> None:
+        """Whom somebody loaded since the machine went down, or who answers, is recovered like any other."""
+        courses, since_s = self._memory.probing.courses, self._found.held_since_s
+        loaded = {name for name, hand in held.items() if hand.was_loaded_since(since_s)}
+        still = self._held_back - loaded - {name for name, course in courses.items() if course.answered_once}
+        if still != self._held_back and self._vitals is not None:
+            self._vitals.hold_back(still, since_s)
+        self._held_back = still
 
     # The rules, each with what it needs to know.
 
@@ -302,7 +313,7 @@ class Sentinel:
                 account.processes,
                 loaded,
                 name in sight.handled,
-                "the machine went down within a minute of its load" if name in self._found.held_back else "",
+                "the machine went down within a minute of its load" if name in self._held_back else "",
                 "it is half loaded for longer than its load_timeout_s" if name in late else "",
                 account.state is State.SUSPENDED and all(p.id in woken for p in account.processes),
             )
@@ -366,12 +377,17 @@ class Sentinel:
     def _recover(self, act: Recover, since_s: float) -> News:
         outcome = Outcome.NOT_BACK
         try:
-            outcome = self._mending.recover(act, since_s)
+            outcome = self._mending.recover(act, self._errands.ask_now, since_s)
         except Exception as problem:
             self._faults.note(problem)
         return partial(self._recovered, act.service, outcome)
 
     def _recovered(self, service: str, outcome: Outcome) -> None:
+        if outcome in (Outcome.ANSWERS, Outcome.WORKS):
+            self._memory.probing = probing.spared(self._memory.probing, service, answered=outcome is Outcome.ANSWERS)
+            self._left_down.pop(service, None)
+            self._checks = checks.Lately()  # what they said a while ago is not so any more
+            return
         settings = self._gate.capacity().sentinel
         back = outcome is not Outcome.NOT_BACK
         memory = probing.recovered(self._memory.probing, self._clock(), service, back=back, settings=settings)

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from admitd import actuator, hands
-from admitd.core import chronicle, headroom
+from admitd import actuator, hands, supervisors
+from admitd.core import chronicle, headroom, respawn
 from admitd.core.ledger import Account
-from admitd.core.terms import NOTHING, RAM, Amounts, Reading, Reservation, Service
+from admitd.core.respawn import Supervisor
+from admitd.core.terms import NOTHING, RAM, Amounts, Process, ProcessId, Reading, Reservation, Service
 from admitd.core.units import MIB, free_to_mb, to_mb
 from admitd.gate import Gate, Scene
 from admitd.processes.table import CannotSee
@@ -49,10 +50,12 @@ class UnloadFailed:
 
 @dataclass(frozen=True, slots=True)
 class UnloadTimedOut:
-    """It was asked to go and is still there."""
+    """It was asked to go and is still there. `keeper`: who started it again, where all that is there now (`pids`, the
+    first started first) came after it was asked; None where it is what was asked."""
 
     why: str
     pids: tuple[int, ...]
+    keeper: Supervisor | None = None
 
 
 class Interrupted(KeyboardInterrupt):
@@ -82,11 +85,30 @@ def close(gate: Gate, name: str, tell: Tell, grace_s: float, *, asked: bool = Tr
         return _remembered(gate, name, _unload(gate, name, tell, kill=True, grace_s=grace_s))
 
 
+def end_hung(gate: Gate, name: str, tell: Tell, ladder_s: float) -> Outcome:
+    """Unload one that is hung, to load it again: where its unload_cmd does not help, SIGTERM, `ladder_s` to go, and
+    SIGKILL. That its supervisor starts it again is what is wanted, and remembered as no failure.
+
+    Raises CannotSee or NotRecorded where nothing can be seen, and then nothing was touched.
+    """
+    with hands.on(gate.records.where, name, asked=False):
+        before = gate.look()
+        account = before.ledger.account(before.capacity.services[name])
+        if not account.state.is_loaded:
+            return Unloaded(0.0, was_loaded=False)
+        outcome = _Unload(gate, before, account, tell, None, ladder_s).run(kill=True)
+        is_back = isinstance(outcome, UnloadTimedOut) and outcome.keeper is not None
+        return outcome if is_back else _remembered(gate, name, outcome)
+
+
 def _remembered(gate: Gate, name: str, outcome: Outcome) -> Outcome:
     if isinstance(outcome, Unloaded):
         hands.let_go(gate.records.where, name)
     if isinstance(outcome, UnloadFailed):
         gate.record(chronicle.unload_failed(name, outcome.why))
+    elif isinstance(outcome, UnloadTimedOut) and outcome.keeper is not None:
+        back = respawn.Back(name, 0.0, outcome.pids[0])
+        gate.record(respawn.event(back, outcome.keeper).event)
     elif isinstance(outcome, UnloadTimedOut):
         gate.record(chronicle.unload_failed(name, outcome.why, outcome.pids))
     elif outcome.was_loaded:
@@ -138,15 +160,29 @@ def clean_up(gate: Gate, name: str, tell: Tell) -> Outcome:
 
 
 class _Unload:
-    """One unload under way. With a `grace_s` it is by signals alone, and that is the time it has to go."""
+    """One unload under way. With a `grace_s` it is by signals alone, and that is the time it has to go. With a
+    `ladder_s` signals follow where its unload_cmd does not help.
 
-    def __init__(self, gate: Gate, before: Scene, account: Account, tell: Tell, grace_s: float | None) -> None:
+    Only who was there when it was asked to go is ever signalled: what its supervisor starts in its place is in order.
+    """
+
+    def __init__(
+        self,
+        gate: Gate,
+        before: Scene,
+        account: Account,
+        tell: Tell,
+        grace_s: float | None,
+        ladder_s: float | None = None,
+    ) -> None:
         self._gate = gate
         self._before = before
         self._account = account
         self._service = account.service
         self._tell = tell
         self._grace_s = grace_s
+        self._ladder_s = ladder_s
+        self._asked = frozenset(process.id for process in account.processes)
         self._began = time.monotonic()
         self._so_far = ""
 
@@ -164,22 +200,43 @@ class _Unload:
         problem = self._ask_to_go()
         if problem is None:
             patience_s = self._service.unload_timeout_s if self._grace_s is None else self._grace_s
-            left = _wait_until_gone(self._gate, self._service, self._began + patience_s)
+            left = self._wait_until_gone(self._began + patience_s)
         elif not kill or not self._account.processes:
             return problem
         else:
             self._tell(problem.why)
-        if left is not None and left.processes and kill:
+        if self._ladder_s is not None and self._service.unload_cmd is not None and self._who_was_asked(left):
+            why = problem.why if problem is not None else f"{self._service.name} is still there after its unload_cmd"
+            self._gate.record(chronicle.unload_failed(self._service.name, why))
+            left, refused = self._insist(left, signal.SIGTERM, self._ladder_s)
+            if refused is not None:
+                return UnloadFailed(f"{why}; {refused}")
+        if kill and self._who_was_asked(left):
             self._tell(f"{self._service.name} is still there; SIGKILL")
-            refused = self._signal(left, signal.SIGKILL)
+            left, refused = self._insist(left, signal.SIGKILL, KILL_WAIT_S)
             if refused is not None:
                 return UnloadFailed(refused)
-            left = _wait_until_gone(self._gate, self._service, time.monotonic() + KILL_WAIT_S)
         if left is not None:
             return self._still_there(left)
         self._so_far = f"{self._service.name} is unloaded"
         back, note = _wait_until_back(self._gate, self._before, self._account)
         return Unloaded(time.monotonic() - self._began, was_loaded=True, back=back, note=note)
+
+    def _who_was_asked(self, left: Account | None) -> tuple[Process, ...]:
+        """Who of those that are left was asked to go; the others are somebody's new ones."""
+        return () if left is None else tuple(process for process in left.processes if process.id in self._asked)
+
+    def _insist(
+        self, left: Account | None, sig: signal.Signals, patience_s: float
+    ) -> tuple[Account | None, str | None]:
+        """Signal who was asked to go and did not. What is left then, and why nobody could be signalled."""
+        refused = self._signal(self._who_was_asked(left), sig)
+        if refused is not None:
+            return left, refused
+        return self._wait_until_gone(time.monotonic() + patience_s), None
+
+    def _wait_until_gone(self, deadline: float) -> Account | None:
+        return _wait_until_gone(self._gate, self._service, deadline, self._asked)
 
     def _ask_to_go(self) -> UnloadFailed | UnloadTimedOut | None:
         """Ask once; None where it was asked, else why it could not be."""
@@ -193,33 +250,35 @@ class _Unload:
         pids = ", ".join(str(process.id.pid) for process in processes)
         self._so_far = f"{service.name} (process {pids}) was sent SIGTERM, and may be there still"
         self._tell(f"SIGTERM to {pids} ({service.name})")
-        refused = self._signal(self._account, signal.SIGTERM)
+        refused = self._signal(processes, signal.SIGTERM)
         return None if refused is None else UnloadFailed(refused)
 
     def _still_there(self, left: Account) -> UnloadTimedOut:
-        pids = tuple(process.id.pid for process in left.processes)
-        why = f"{self._service.name} is still there {time.monotonic() - self._began:.0f} s after it was asked to go"
+        name = self._service.name
+        processes = sorted(left.processes, key=lambda process: (process.id.started, process.id.pid))
+        pids = tuple(process.id.pid for process in processes)
+        if _is_replaced(left, self._asked):
+            # The first of them: what that started in its turn has it for a parent, and it keeps nothing running.
+            keeper = supervisors.of(pids[0])
+            return UnloadTimedOut(f"{name} went, and {keeper.name} started it again", pids, keeper)
+        why = f"{name} is still there {time.monotonic() - self._began:.0f} s after it was asked to go"
         if not pids:
             why += ": its loaded_check_cmd still says that it is loaded"
-        elif self._account.processes and {p.id for p in left.processes}.isdisjoint(
-            p.id for p in self._account.processes
-        ):
-            why += ": it went, and something starts it again (launchd, systemd?)"
         return UnloadTimedOut(why, pids)
 
-    def _signal(self, account: Account, sig: signal.Signals) -> str | None:
-        """Signal every process of it; why none could be, or None."""
+    def _signal(self, processes: tuple[Process, ...], sig: signal.Signals) -> str | None:
+        """Signal each of these processes; why none could be, or None."""
         gate = self._gate
         matcher = gate.matcher(gate.capacity())
         sent = 0
         refusals = []
-        for process in account.processes:
-            refused = actuator.send(process, account.service.name, sig, gate.table, matcher)
+        for process in processes:
+            refused = actuator.send(process, self._service.name, sig, gate.table, matcher)
             if refused is None:
                 sent += 1
                 if process.stopped and sig != signal.SIGKILL:
                     # A stopped process gets no other signal until it is continued.
-                    actuator.send(process, account.service.name, signal.SIGCONT, gate.table, matcher)
+                    actuator.send(process, self._service.name, signal.SIGCONT, gate.table, matcher)
             elif not refused.endswith("is gone"):
                 refusals.append(refused)
         if sent:
@@ -264,14 +323,20 @@ def _run_unload_cmd(service: Service, pids: tuple[int, ...] = ()) -> UnloadFaile
         return UnloadFailed(f"its unload_cmd ended with {actuator.exit_text(code)}" + (f": {text}" if text else ""))
 
 
-def _wait_until_gone(gate: Gate, service: Service, deadline: float) -> Account | None:
-    """None once it is gone; the account of what is left when the time is up.
+def _is_replaced(account: Account, asked: frozenset[ProcessId]) -> bool:
+    """Whether those who were asked to go went, and what is there came after them."""
+    left = {process.id for process in account.processes}
+    return bool(left and asked) and left.isdisjoint(asked)
+
+
+def _wait_until_gone(gate: Gate, service: Service, deadline: float, asked: frozenset[ProcessId]) -> Account | None:
+    """None once it is gone; the account of what is left when the time is up, or what is there in place of `asked`.
 
     Two looks must agree: one look is no snapshot, and misses who forks and goes while it is taken.
 
     Raises CannotSee or NotRecorded where nothing could be seen to the end.
     """
-    missed = 0
+    missed = replaced = 0
     while True:
         is_late = time.monotonic() >= deadline
         try:
@@ -286,7 +351,8 @@ def _wait_until_gone(gate: Gate, service: Service, deadline: float) -> Account |
                     return None
                 continue
             missed = 0
-            if is_late:
+            replaced = replaced + 1 if _is_replaced(account, asked) else 0
+            if is_late or replaced == 2:
                 return account
         time.sleep(LOOK_EVERY_S)
 

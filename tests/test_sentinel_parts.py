@@ -82,6 +82,14 @@ def test_whoever_only_looks_keeps_nobodys_hands_off(tmp_path: Path) -> None:
 def test_it_is_written_down_when_it_was_unloaded_and_admitted(tmp_path: Path) -> None:
     hands.admitted(tmp_path, "x")
     assert hands.look(tmp_path, "x") == Hand(), "of one that was never unloaded nobody asks"
+    before = time.monotonic() - 0.001
+    hands.heed(tmp_path, "x")
+    assert hands.look(tmp_path, "x") == Hand()
+    assert not Hand().was_loaded_since(0.0)
+    hands.admitted(tmp_path, "x")
+    assert hands.look(tmp_path, "x").was_loaded_since(before)
+    assert not hands.look(tmp_path, "x").was_loaded_since(time.monotonic() + 1)
+    assert not hands.look(tmp_path, "x").admitted_since, "it was never unloaded"
     before = time.monotonic()
     hands.let_go(tmp_path, "x")
     hand = hands.look(tmp_path, "x")
@@ -229,6 +237,35 @@ def test_a_sign_of_another_boot_is_a_machine_that_went_down(tmp_path: Path) -> N
     found = Vitals(tmp_path / "alive").judge([entry("loaded", "another-boot", 970.0, "qwen")])
     assert found.held_back == {"qwen"}
     assert kinds(Vitals(tmp_path / "alive")) == ["unclean_reboot"]
+
+
+def test_who_is_held_back_is_so_for_every_daemon_of_this_boot_until_he_was_loaded(tmp_path: Path) -> None:
+    (tmp_path / "alive").write_text("another-boot 1000.0\n")
+    history = [entry("loaded", "another-boot", 970.0, name) for name in ("qwen", "gemma")]
+    first = Vitals(tmp_path / "alive")
+    found = first.judge(history)
+    assert found.held_back == {"qwen", "gemma"}
+    assert 0 < found.held_since_s <= time.monotonic()
+    first.beat()
+    history.append(entry("daemon_started", boot_id(), since_boot_s()))
+    for end in (first.end, lambda: None):
+        end()
+        again = Vitals(tmp_path / "alive").judge(history)
+        assert again.acts == (), "it was told once"
+        assert again.held_back == {"qwen", "gemma"}
+        assert again.held_since_s == pytest.approx(found.held_since_s, abs=0.01)
+        first.beat()
+    first.hold_back({"gemma"}, found.held_since_s)
+    assert Vitals(tmp_path / "alive").judge(history).held_back == {"gemma"}
+    first.hold_back((), found.held_since_s)
+    assert not (tmp_path / "alive.held").exists()
+    assert Vitals(tmp_path / "alive").judge(history).held_back == set()
+
+
+@pytest.mark.parametrize("content", ["another-boot 1.0 qwen\n", "{boot} 9e9 qwen\n", "{boot} x qwen\n", "{boot}\n", ""])
+def test_what_another_boot_held_back_or_is_damaged_holds_nobody_back(tmp_path: Path, content: str) -> None:
+    (tmp_path / "alive.held").write_text(content.format(boot=boot_id()))
+    assert Vitals(tmp_path / "alive").judge([]).held_back == set()
 
 
 def test_a_sign_of_this_boot_is_a_daemon_that_was_killed(tmp_path: Path) -> None:

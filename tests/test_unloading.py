@@ -14,12 +14,14 @@ import pytest
 from admitd import hands, unloading
 from admitd.core.events import Event
 from admitd.core.ledger import Account
+from admitd.core.respawn import Supervisor
 from admitd.core.terms import RAM, Process, ProcessId, Reading, Reservation, Service, Sighting, State
 from admitd.processes.table import CannotSee
 
 MIB = 1 << 20
 SERVICE = Service("coder", {RAM: 6000 * MIB}, process_pattern="x", unload_timeout_s=5.0)
-ONE, TWO = (Process(ProcessId(pid, 1), 0) for pid in (4711, 4712))
+ONE, TWO, THREE = (Process(ProcessId(pid, 1), 0) for pid in (4711, 4712, 4713))
+KEEPER = Supervisor("the systemd unit coder.service", "systemctl --user stop coder.service")
 
 
 def there(*processes: Process, held_mb: int = 0, service: Service = SERVICE) -> Account:
@@ -83,6 +85,7 @@ def sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Sent:
     monkeypatch.setattr(unloading.time, "monotonic", lambda: now[0])
     signals: Sent = []
     monkeypatch.setattr(unloading.actuator, "send", sender(signals, lambda pid: None))
+    monkeypatch.setattr(unloading.supervisors, "of", lambda pid: KEEPER)
     return signals
 
 
@@ -182,10 +185,61 @@ def test_what_survives_even_that_is_reported(sent: Sent) -> None:
     assert outcome.pids == (4711,)
 
 
-def test_another_process_in_its_place_is_someone_starting_it_again(sent: Sent) -> None:
-    outcome, _ = unload(there(ONE), there(TWO))
+@pytest.mark.parametrize("kill", [False, True])
+def test_another_process_in_its_place_is_its_supervisors_and_never_signalled(sent: Sent, kill: bool) -> None:
+    machine: Any = Machine(there(ONE), there(ONE), there(THREE, TWO))
+    outcome = unloading.unload(machine, "coder", list[str]().append, kill=kill)
+    why = "coder went, and the systemd unit coder.service started it again"
+    assert outcome == unloading.UnloadTimedOut(why, (4712, 4713), KEEPER)
+    assert sent == [(4711, signal.SIGTERM)]
+    assert machine.looked == 4, "nobody waits for what does not go"
+    (told,) = machine.remembered
+    assert (told.kind, told.next, told.numbers["pid"]) == ("respawned", KEEPER.stop, 4712)
+
+
+def test_two_looks_must_agree_that_another_is_in_its_place(sent: Sent) -> None:
+    """A server that goes may start something that cleans up after it."""
+    outcome, _ = unload(there(ONE), there(TWO), gone())
+    assert isinstance(outcome, unloading.Unloaded)
+
+
+def test_only_who_was_asked_to_go_is_killed(sent: Sent) -> None:
+    outcome, _ = unload(there(ONE, TWO), *[there(TWO, THREE)] * 60, there(THREE), kill=True)
     assert isinstance(outcome, unloading.UnloadTimedOut)
-    assert "something starts it again" in outcome.why
+    assert (outcome.pids, outcome.keeper) == ((4713,), KEEPER)
+    assert sent == [(4711, signal.SIGTERM), (4712, signal.SIGTERM), (4712, signal.SIGKILL)]
+
+
+def end_hung(*looks: Look) -> tuple[unloading.Outcome, list[str]]:
+    machine: Any = Machine(*looks)
+    outcome = unloading.end_hung(machine, "coder", list[str]().append, ladder_s=1.0)
+    assert all(machine.in_hands)
+    return outcome, [event.kind for event in machine.remembered]
+
+
+def test_one_that_hangs_gets_signals_where_its_unload_cmd_does_not_help(sent: Sent) -> None:
+    for command in ("/bin/false", "/bin/true"):
+        sent.clear()
+        service = replace(SERVICE, unload_cmd=(command,))
+        outcome, told = end_hung(*[there(ONE, service=service)] * 80, gone(service))
+        assert isinstance(outcome, unloading.Unloaded)
+        assert sent == [(4711, signal.SIGTERM), (4711, signal.SIGKILL)]
+        assert told == ["unload_failed", "unloaded"]
+
+
+def test_one_that_hangs_and_that_its_supervisor_starts_again_is_left_to_that(sent: Sent) -> None:
+    for service, signals in ((replace(SERVICE, unload_cmd=("/bin/true",)), []), (SERVICE, [(4711, signal.SIGTERM)])):
+        sent.clear()
+        outcome, told = end_hung(there(ONE, service=service), there(TWO, service=service))
+        assert isinstance(outcome, unloading.UnloadTimedOut)
+        assert outcome.keeper == KEEPER
+        assert (sent, told) == (signals, []), "that is what was wanted"
+
+
+def test_one_that_hangs_and_is_gone_by_now_is_done(sent: Sent) -> None:
+    outcome, told = end_hung(gone())
+    assert isinstance(outcome, unloading.Unloaded)
+    assert (sent, told) == ([], [])
 
 
 def test_another_users_process_cannot_be_signalled(sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:

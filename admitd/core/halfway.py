@@ -2,8 +2,9 @@
 
 Half loaded means: its check says no, or it has a probe and has never answered it. For a while that is just loading.
 
-1. Beyond load_timeout_s it is told, and counts as hung; but not while it grows, works or is handled by somebody, nor
-   for STALL_S after that (for its load_timeout_s, where that is shorter): who computes answers late, and is not down.
+1. Beyond load_timeout_s it is told, whatever it does; but not while it is handled by somebody, nor for STALL_S after
+   that (for its load_timeout_s, where that is shorter). It counts as hung only where it neither grows nor works, and
+   has not for as long: who computes answers late, and is not down; who spins at its start does as well, and is told.
    Of a service that was there before anyone watched, nobody can say that it never answered.
 2. Before that, where its memory has not grown and it has made no progress for STALL_S, and it holds less than HALF of
    its budget, the stall is told: a load that stays at 99 % looks like this.
@@ -45,7 +46,8 @@ class Standing:
 @dataclass(frozen=True, slots=True)
 class Course:
     """What is remembered of one service that is half loaded. `moved`: it was seen to grow, to work or to be
-    handled, and last so at `moved_at_s`. `progress` is what it was at `looked_at_s`."""
+    handled, and last so at `moved_at_s`; `handled_at_s`: last handled then. `progress` is what it was at
+    `looked_at_s`."""
 
     ids: frozenset[ProcessId]
     measured: Amounts
@@ -55,6 +57,7 @@ class Course:
     first_age_s: float
     why: str
     moved: bool = False
+    handled_at_s: float | None = None
     late: bool = False
     told_stall: bool = False
     told_late: bool = False
@@ -65,7 +68,7 @@ class Memory:
     courses: Mapping[str, Course] = field(default_factory=dict)
 
     def late(self) -> frozenset[str]:
-        """Who has been half loaded for longer than its load_timeout_s, and stands still."""
+        """Who has been half loaded for longer than its load_timeout_s, and stands still: it is recovered."""
         return frozenset(name for name, course in self.courses.items() if course.late)
 
     def told(self) -> Mapping[str, str]:
@@ -108,14 +111,18 @@ def _judge(course: Course | None, now: float, seen: Standing, why: str) -> tuple
     if course is None or not ids & course.ids:
         course = Course(ids, measured, seen.progress, now, now, age_s, why)
     course = _moved(replace(course, ids=ids, why=why), now, seen, measured)
-    stands = not course.moved or now - course.moved_at_s >= min(STALL_S, timeout_s)
+    while_s = min(STALL_S, timeout_s)
+    stands = not course.moved or now - course.moved_at_s >= while_s
+    let_go = course.handled_at_s is None or now - course.handled_at_s >= while_s
     course = replace(course, late=course.told_late and stands)
     was_seen_loading = course.first_age_s < timeout_s or seen.answered is not False
     if seen.handled or course.told_late or not was_seen_loading:
         return course, ()
-    if age_s >= timeout_s and stands:
+    if age_s >= timeout_s and let_go:
         text = f"{account.service.name} is half loaded: its process is there for {ago(age_s)}, and {why}."
-        return replace(course, told_late=True, late=True), (_tell(account, text, age_s),)
+        if not stands:
+            text += " It works or grows meanwhile, and is left alone as long as it does."
+        return replace(course, told_late=True, late=stands), (_tell(account, text, age_s),)
     if course.told_stall or now - course.moved_at_s < STALL_S or not _is_far_below(measured, account.service.budget):
         return course, ()
     text = (
@@ -139,7 +146,10 @@ def _moved(course: Course, now: float, seen: Standing, measured: Amounts) -> Cou
         or (since_s >= WINDOW_LEAST_S and made_progress(course.progress, seen.progress, since_s))
     )
     if worked or _has_grown(course, measured, seen.account.service.budget):
-        course = replace(course, measured=measured, moved_at_s=now, moved=True, told_stall=False)
+        handled_at_s = now if seen.handled else course.handled_at_s
+        course = replace(
+            course, measured=measured, moved_at_s=now, moved=True, handled_at_s=handled_at_s, told_stall=False
+        )
     return replace(course, progress=seen.progress, looked_at_s=now) if since_s >= WINDOW_LEAST_S else course
 
 

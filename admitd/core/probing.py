@@ -15,7 +15,8 @@ What becomes of a hung service, in order:
    answered there: nothing shows whether it works for somebody, and that it is the probe that is wrong is as likely;
 3. it was recovered recoveries_per_hour times within an hour: given up, and told with the count;
 4. its cooldown is not over, or another recovery is under way: nothing yet;
-5. recovered. A recovery that did not bring it back is tried again, by the same rules.
+5. recovered, where it still does not answer, nor works, when its turn has come: what was heard of it may be old by
+   then. A recovery that did not bring it back is tried again, by the same rules.
 """
 
 from __future__ import annotations
@@ -176,6 +177,14 @@ def recovered(memory: Memory, now: float, service: str, *, back: bool, settings:
     recent = _recent(course, now)
     cool_s = settings.probe_interval_s * 2 ** max(0, len(recent) - 1)
     course = replace(course, failures=0, cool_until_s=now + cool_s, down=not back, asking=False, silent_since_s=None)
+    return Memory({**memory.courses, service: course}, None)
+
+
+def spared(memory: Memory, service: str, *, answered: bool) -> Memory:
+    """It was to be recovered, and need not be: it answers by now (`answered`), or works. That was no recovery."""
+    course = memory.courses.get(service, Course())
+    course = replace(course, failures=0, silent_since_s=None, down=False, asking=False, busy=not answered)
+    course = replace(course, answered_once=course.answered_once or answered, recoveries=course.recoveries[:-1])
     return Memory({**memory.courses, service: course}, None)
 
 

@@ -37,10 +37,12 @@ class Past:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is told, and whom the sentinel must not load again by itself."""
+    """What is told, and whom the sentinel must not load again by itself, until somebody else has: found at
+    `held_since_s` of the machine's monotonic clock."""
 
     acts: tuple[Act, ...] = ()
     held_back: frozenset[str] = frozenset()
+    held_since_s: float = 0.0
 
 
 def judge(
@@ -78,7 +80,9 @@ def _reports(count: int) -> str:
 
 def _last_of(history: Sequence[Past], boot: str) -> Alive | None:
     """What the journal says where the daemon's own sign is missing: the last entry of an earlier boot in which a daemon
-    was started and not stopped."""
+    was started and not stopped; none where a daemon of this boot has judged that already."""
+    if any(each.boot == boot and each.kind == "daemon_started" for each in history):
+        return None
     earlier = [each for each in history if each.boot != boot]
     ends = [each for each in earlier if each.kind in ("daemon_started", "daemon_stopped")]
     if not ends or ends[-1].kind == "daemon_stopped" or ends[-1].boot != earlier[-1].boot:

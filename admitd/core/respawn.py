@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from admitd.core.acts import Act, Tell, ago
+from admitd.core.acts import Tell, ago
 from admitd.core.events import Event, Number, Severity
 from admitd.core.ledger import Account, Ledger
 from admitd.core.terms import ProcessId
@@ -65,13 +65,12 @@ def step(
             spoken[name] = at
         elif fresh := processes.get(name, frozenset()) - held:
             spoken[name] = at
-            newest = _newest(ledger.accounts[name], fresh)
-            back.append(Back(name, now - at, newest))
+            back.append(Back(name, now - at, _first(ledger.accounts[name], fresh)))
     kept = {name: ids for name, ids in before.items() if now - unloaded_at[name] <= RESPAWN_S}
     return Memory(processes, kept, spoken), tuple(back)
 
 
-def event(back: Back, supervisor: Supervisor) -> Act:
+def event(back: Back, supervisor: Supervisor) -> Tell:
     """What is told of one that came back."""
     remedy = f"; this stops it for good: {supervisor.stop}" if supervisor.stop else ""
     text = f"{back.service} was back {ago(back.after_s)} after its unload: {supervisor.name} started it again{remedy}"
@@ -79,8 +78,10 @@ def event(back: Back, supervisor: Supervisor) -> Act:
     return Tell(Event("respawned", text, Severity.WARNING, back.service, supervisor.stop, numbers))
 
 
-def _newest(account: Account, fresh: frozenset[ProcessId]) -> int:
-    return max((process.id for process in account.processes if process.id in fresh), key=lambda i: i.started).pid
+def _first(account: Account, fresh: frozenset[ProcessId]) -> int:
+    """Whom its supervisor started: what that started in its turn has it for a parent, which keeps nothing running."""
+    ids = (process.id for process in account.processes if process.id in fresh)
+    return min(ids, key=lambda each: (each.started, each.pid)).pid
 
 
 ADOPTERS: Final = frozenset({"systemd", "init", "launchd"})

@@ -12,6 +12,7 @@ import pytest
 from admit_cli import render
 from admit_cli.tell import printable
 from admitd import unloading
+from admitd.core.respawn import Supervisor
 
 LEDGER: dict[str, Any] = {
     "host": "box",
@@ -179,6 +180,13 @@ def test_the_advice_to_kill_is_only_for_what_can_be_killed() -> None:
     assert words[2].startswith("/") and words[2].endswith("/my file.yaml")
     assert words[3:] == ["unload", "coder", "--kill"]
     assert "--kill" not in render.unload_outcome("coder", unloading.UnloadTimedOut("its check still says so", ()), None)
+
+
+def test_the_advice_for_what_is_started_again_is_what_stops_it() -> None:
+    for stop, advice in (("kill 7", "this stops it for good: kill 7"), (None, "see what it is: admit explain coder")):
+        back = unloading.UnloadTimedOut("coder went, and x started it again", (12,), Supervisor("x", stop))
+        said = render.unload_outcome("coder", back, None)
+        assert said == f"coder went, and x started it again (pid 12); {advice}"
 
 
 def test_json_in_a_locale_without_utf8(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

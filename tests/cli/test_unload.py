@@ -131,10 +131,38 @@ def test_a_mention_is_never_signalled(desk: Desk) -> None:
 
 
 def test_what_something_starts_again_is_said(desk: Desk) -> None:
-    desk.declare(desk.service("coder", unload_timeout_s=2))
+    """Nobody is left who could be named: what started it was itself."""
+    desk.declare(desk.service("coder"))
     desk.start_by_hand("coder", "--phoenix")
     done = desk.admit("unload", "coder").must(75)
-    assert "it went, and something starts it again" in done.err
+    assert "coder went, and something that has ended since started it again" in done.err
+    assert "; see what it is: admit explain coder\n" in done.err
+    assert "--kill" not in done.err
+
+
+@pytest.mark.parametrize("options", [[], ["--kill"]])
+def test_its_supervisor_is_named_and_what_it_started_gets_no_signal(desk: Desk, options: list[str]) -> None:
+    """A keeper without a pause: the new one is there before anyone looks again."""
+    ended = desk.home / "ended"
+    script = desk.home / "keeper"
+    script.write_text(f"while true; do {desk.command('coder').removeprefix('exec ')}; echo $? >> {ended}; done\n")
+    desk.declare(desk.service("coder"))
+    keeper = desk.started.start("bash", script)
+    wait_until(lambda: "begins" in desk.started.log(keeper))
+    (first,) = desk.pids("coder")
+    done = desk.admit("unload", "coder", *options).must(75)
+    assert f"coder went, and its parent, bash (process {keeper.pid}), started it again (pid " in done.err
+    assert ended.read_text().split() == ["143"]
+    (second,) = desk.pids("coder")
+    assert second != first
+    told = desk.admit("events", "--json").must(0).out
+    assert '"respawned"' in told
+    assert '"unload_failed"' not in told
+    advice = done.err.split("this stops it for good: ")[1].strip()
+    assert advice == f"kill {keeper.pid}"
+    desk.shell(advice).must(0)
+    keeper.wait()
+    desk.admit("unload", "coder").must(0)
 
 
 def test_a_check_that_goes_on_saying_yes(desk: Desk) -> None:

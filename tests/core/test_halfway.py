@@ -54,10 +54,10 @@ ROWS = [
     ("it idles as a Python server does, 0.2 % of a core",
      [at(age, progress=age // 5) for age in range(10, 80, 10)], ["6 stalls"]),
     ("it is known to work, whatever it counts", [at(10, busy=True), at(70, busy=True)], []),
-    ("it still works when its time is up", [at(250, progress=0), at(301, progress=500), at(311, progress=900)], []),
-    ("it works, then stands still beyond its time",
-     [at(290, progress=0), at(300, progress=500), at(359, progress=501), at(360, progress=501)], ["3 too long"]),
-    ("it still grows when its time is up", [at(250, 700), at(301, 750), at(311, 800)], []),
+    ("it still works when its time is up, and is told as soon as one that stands still",
+     [at(250, progress=0), at(299, progress=500), at(301, progress=900), at(311, progress=1300)], ["2 too long"]),
+    ("it is known to work when its time is up", [at(250, busy=True), at(301, busy=True)], ["1 too long"]),
+    ("it still grows when its time is up", [at(250, 700), at(301, 750), at(311, 800)], ["1 too long"]),
     ("a debugger held it until now", [at(10, handled=True), at(301, handled=True), at(311)], []),
     ("it was let go, and stands still",
      [at(10, handled=True), at(301, handled=True), at(362)], ["2 too long"]),
@@ -77,6 +77,22 @@ def test_what_is_told(looks: list[Standing], told: list[str]) -> None:
             assert isinstance(act, Tell)
             found.append(f"{turn} {'stalls' if 'stalls' in act.event.text else 'too long'}")
     assert found == told
+
+
+def test_what_spins_and_never_answered_is_told_and_shown_and_counts_as_hung_once_it_stands_still() -> None:
+    memory, told = Memory(), []
+    late = []
+    for age_s, progress in ((250, 0), (301, 500), (311, 900), (370, 901), (371, 901)):
+        seen = at(age_s, says=None, answered=False, state=State.LOADED, progress=progress)
+        memory, acts = halfway.step(memory, float(age_s), [seen])
+        told += [act.event.text for act in acts if isinstance(act, Tell)]
+        late.append("x" in memory.late())
+        assert ("x" in memory.told()) is (age_s > 300)
+    assert late == [False, False, False, False, True]
+    assert told == [
+        "x is half loaded: its process is there for 5 min, and it has never answered its probe. "
+        "It works or grows meanwhile, and is left alone as long as it does."
+    ]
 
 
 def test_what_works_again_counts_as_hung_no_more_until_it_stands_still() -> None:

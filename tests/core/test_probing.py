@@ -340,3 +340,14 @@ def test_a_clock_that_jumps_forward_brings_one_probe_forward_and_no_more() -> No
     """A machine that slept: the monotonic clock may stand still or jump; never does it run back."""
     story = Story().look(0, there()).look(1, there(), YES).look(1e6, there()).look(1e6 + 1, there(), YES)
     assert story.asked == ["0 probe", "1e+06 probe"]
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_what_need_not_be_recovered_in_the_end_was_no_recovery(answered: bool) -> None:
+    story = Story().silent(0, there())
+    story.memory = probing.spared(story.memory, "x", answered=answered)
+    story.look(151, there())
+    assert story.memory.recovering is None
+    assert without_probes(story) == ["150 recover 1"]
+    story.silent(180, there())
+    assert without_probes(story) == ["150 recover 1", "330 recover 1"], "no cooldown, and none of its three an hour"

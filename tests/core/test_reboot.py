@@ -32,6 +32,8 @@ ROWS = [
      "unclean_reboot", ["x"]),
     ("the journal tells, and this boot has entries already", None,
      [past(5, "daemon_started", None), past(990, "loaded"), past(1500, "admitted", "y", NOW)], "unclean_reboot", ["x"]),
+    ("the journal tells, and a daemon of this boot has told it already", None,
+     [past(5, "daemon_started", None), past(990, "loaded"), past(1500, "daemon_started", None, NOW)], None, []),
     ("no daemon was there, only the command line", None, [past(990, "loaded")], None, []),
     ("stopped, and then the command line", None,
      [past(5, "daemon_started", None), past(7, "daemon_stopped", None), past(990, "loaded")], None, []),

@@ -85,10 +85,11 @@ def test_one_that_goes_on_answering_another_and_takes_no_processor_time_is_busy(
 
 
 @pytest.mark.parametrize("followed", [pytest.param(True, id="and it answered admit load"), False])
-def test_one_that_works_since_it_was_started_is_not_half_loaded(
+def test_one_that_works_since_it_was_started_is_not_recovered(
     servers: Servers, free_port: FreePort, guard: MakeGuard, followed: bool
 ) -> None:
-    """`admit load chat && a long batch`: no probe was answered, and it works beyond its load_timeout_s."""
+    """`admit load chat && a long batch`: no probe was answered, and it works beyond its load_timeout_s. Where nobody
+    followed its load, it may as well spin since its start, and that is told."""
     port = free_port()
     made = guard({"chat": stand_in(port, load_timeout_s=3)})
     if followed:
@@ -103,5 +104,8 @@ def test_one_that_works_since_it_was_started_is_not_half_loaded(
         wait_until(lambda: time.time() - psutil.Process(pid).create_time() > 4)
         at_work.rounds(4)
         assert at_work.pids("chat") == [pid]
+        if not followed:
+            at_work.wait_for("half_loaded")
+            assert at_work.sentinel.insight.conditions()["chat"].half == "it has never answered its probe"
         become(port, "ok")
-    assert set(at_work.kinds()) <= {"loaded", "busy", "probe_answered"}
+    assert set(at_work.kinds()) <= {"loaded", "busy", "probe_answered", *([] if followed else ["half_loaded"])}

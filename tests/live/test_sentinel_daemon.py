@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from admitd.boot import boot_id
 from tests.live.sentinels import hits, listens, stand_in, start_stand_in
 from tests.live.servers import Servers, wait_until
 
@@ -45,6 +47,10 @@ class Daemon:
         )
         wait_until(self._is_up, 30, lambda: "the daemon listens")
         return process
+
+    def admit(self, *words: str) -> int:
+        """The exit code of a command that a user gives."""
+        return self._servers.start("admit", "--config", self._file, *words, env=self._env).wait(60)
 
     def ask(self, path: str) -> Any:
         return json.loads(self.text(path))
@@ -102,3 +108,25 @@ def test_killed_in_the_middle_of_a_recovery_nothing_needs_repair(
     told = daemon.ask("/events")["events"]
     assert [each["kind"] for each in told].count("recovering") == 1
     assert any("in the middle of recovering chat" in each["text"] for each in told)
+
+
+def test_who_is_held_back_since_the_machine_went_down_is_so_until_somebody_loads_it(
+    servers: Servers, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """Also by a daemon that was started anew meanwhile."""
+    port, own = free_port(), free_port()
+    chat = stand_in(port)
+    del chat["probe"]
+    daemon = Daemon(servers, tmp_path, own, {"chat": chat})
+    held = tmp_path / "state" / "admit" / f"admitd-{own}.held"
+    held.parent.mkdir(parents=True)
+    held.write_text(f"{boot_id()} {time.monotonic():.6f} chat\n")
+    for end in (signal.SIGTERM, signal.SIGKILL):
+        process = daemon.start()
+        wait_until(lambda: daemon.ask("/healthz")["sentinel"]["rounds"] >= 2)
+        assert held.read_text().split()[2:] == ["chat"]
+        process.send_signal(end)
+        process.wait(30)
+    assert daemon.admit("load", "chat") == 0, "no daemon is there, and it counts all the same"
+    daemon.start()
+    wait_until(lambda: not held.exists())

@@ -17,9 +17,11 @@ from admitd import hands, unloading
 from admitd.gate import Answer, Ask
 from tests.gates import held
 from tests.live.sentinels import (
+    STAND_IN,
     Guard,
     become,
     hits,
+    listens,
     stand_in,
     start_stand_in,
 )
@@ -353,3 +355,39 @@ def test_one_that_is_deaf_to_sigterm_is_killed(servers: Servers, free_port: Free
     with guard({"chat": stand_in(port)}) as at_work:
         at_work.wait_for("recovered", within_s=60)
     assert process.wait(5) == -signal.SIGKILL
+
+
+PHOENIX = """
+import os, runpy, signal, sys
+def rise(*_):
+    os.posix_spawn(sys.executable, sys.orig_argv, os.environ)
+    os._exit(0)
+signal.signal(signal.SIGTERM, rise)
+signal.signal = lambda *_: None
+with open({starts!r}, "a") as starts:
+    print(os.getpid(), file=starts)
+runpy.run_path({stand_in!r}, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("fields", [pytest.param({}, id="by signals"), {"unload_cmd": "true"}])
+def test_what_is_started_again_as_soon_as_it_goes_is_left_to_work(
+    servers: Servers, free_port: FreePort, guard: MakeGuard, tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    """As under a supervisor without a pause. The new one is healthy, and was never asked to go."""
+    port, starts, program = free_port(), tmp_path / "starts", tmp_path / "phoenix.py"
+    program.write_text(PHOENIX.format(starts=str(starts), stand_in=str(STAND_IN)))
+    process = servers.start(sys.executable, program, "--port", str(port))
+    wait_until(lambda: listens(port), 20)
+    chat = stand_in(port, process_pattern=rf"phoenix\.py --port {port}\b", **fields)
+    with guard({"chat": chat}) as at_work:
+        at_work.rounds(2)
+        become(port, "hang")
+        recovered = at_work.wait_for("recovered")
+        process.wait(10)
+        (second,) = at_work.pids("chat")
+        at_work.rounds(4)
+        assert at_work.pids("chat") == [second]
+    assert starts.read_text().split() == [str(process.pid), str(second)]
+    assert "its supervisor has loaded it again" in recovered.text
+    assert not {"respawned", "admitted", "gave_up"} & set(at_work.kinds()), "that is what was wanted"
