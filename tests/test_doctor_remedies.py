@@ -164,6 +164,7 @@ def test_of_two_patterns_that_overlap_the_one_is_named_that_would_set_them_apart
 
 def test_what_the_daemon_loaded_is_not_unloaded_by_stopping_the_daemon() -> None:
     """It runs inside of the daemon's own unit, as the daemon's child."""
+    assert OWN_UNIT is not None
     assert [each.level for each in findings("respawns", replace(GOOD, supervisors={"coder": OWN_UNIT}))] == [Level.OK]
     within = Supervisor("the systemd unit jupyter.service", None)
     of_root = Supervisor("the systemd unit coder.service", "sudo systemctl stop coder.service")
