@@ -11,6 +11,7 @@ from admitd.core.terms import Process, ProcessId
 from admitd.processes.matching import Judgement, Matcher
 from admitd.processes.ps import identify
 from admitd.processes.table import NOBODY, Launchers, Look, ProcessTable
+from tests.gates import until
 
 STANDS = "#!/bin/sh\nread word\n"
 
@@ -30,6 +31,8 @@ class Lookalikes:
         program.chmod(0o755)
         process = subprocess.Popen([str(program), *argv[1:]], stdin=subprocess.PIPE, cwd=self.folder, env=env)
         self.started.append(process)
+        # At the end of Popen its exec goes on still, and for a moment it has no command line.
+        until(Path(f"/proc/{process.pid}/cmdline").read_bytes)
         return process.pid
 
     def decoy(self, *argv: str) -> int:

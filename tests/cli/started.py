@@ -37,6 +37,8 @@ class Started:
             start_new_session=True,
         )
         self._known.append((process, log))
+        # At the end of Popen its exec goes on still, and for a moment it has no command line.
+        wait_until(lambda: process.poll() is not None or Path(f"/proc/{process.pid}/cmdline").read_bytes())
         return process
 
     def log(self, process: subprocess.Popen[bytes]) -> str:
