@@ -109,9 +109,10 @@ class Gate:
         with self._one_at_a_time:
             source = self._source()
             standing = self.records.standing(source[0])
+        checked_now = checked is None
         checked = self._checks(source[0]) if checked is None else checked
         with self._one_at_a_time:
-            return self._scene(source, checked, standing, peaks=footprints.peaks)
+            return self._scene(source, checked, standing, peaks=footprints.peaks, checked_now=checked_now)
 
     def glance(self, checked: Mapping[str, Check]) -> Scene:
         """As `look`, by a glance at the processes, which is cheaper and may be late (see ProcessTable); and without the
@@ -122,7 +123,7 @@ class Gate:
                 standing = self.records.standing(source[0])
             except NotRecorded as problem:
                 standing = Standing(warnings=(str(problem),))
-            return self._scene(source, checked, standing, self.table.glance)
+            return self._scene(source, checked, standing, self.table.glance, checked_now=False)
 
     def reading(self) -> Reading:
         """What the system says of its memory now."""
@@ -292,6 +293,7 @@ class Gate:
         standing: Standing,
         see: See | None = None,
         peaks: Callable[[Memory, Families], Mapping[str, Amounts]] = footprints.unasked,
+        checked_now: bool = True,
     ) -> Scene:
         capacity, warnings = source
         began = time.perf_counter()
@@ -318,8 +320,11 @@ class Gate:
         )
         derived = ledger.derive(capacity, view)
         for each in standing.reservations:
-            if each.handed_over and each not in derived.reservations:
-                # What it was for is there: once that has gone again, nobody loads it any more.
+            account = derived.accounts.get(each.service)
+            is_there = account is not None and (checked_now or account.processes)
+            if each.handed_over and each not in derived.reservations and is_there:
+                # What it was for is there: once that has gone again, nobody loads it any more. What a check said a
+                # while ago may be of what was there before.
                 self.records.give_back(each.id)
         return Scene(derived, reading, look, time.time(), took_s, derived.warnings, safelisted)
 

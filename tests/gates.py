@@ -48,6 +48,8 @@ class FakeTable:
         self.on_look()
         return Look(len(self.shown), tuple(self.shown))
 
+    glance = look
+
     def identify(self, pid: int) -> ProcessId | None:
         return REAL.identify(pid)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from admitd import record
-from admitd.core.terms import Capacity, ProcessId, Reservation, Waiter
+from admitd.core.terms import Capacity, Check, ProcessId, Reservation, Waiter
 from admitd.gate import Ask
 from admitd.reservations import NotRecorded, Reservations, folder
 from tests.gates import (
@@ -146,6 +146,22 @@ def test_what_was_handed_over_ends_when_its_service_is_seen_and_by_its_deadline(
     late = record.Record(replace(made, handed_over=True, holder=None, deadline_s=time.monotonic() - 0.001), 0.0, None)
     (where / record.name_of(late.term)).write_bytes(record.encode(late))
     assert standing(where) == ()
+
+
+def test_what_was_handed_over_does_not_end_by_what_a_check_said_before(where: Path) -> None:
+    """The sentinel goes by checks that ran up to a minute ago: they may speak of what was unloaded since."""
+    says = {"x": Check("x", False)}
+    _, declared = one_service(process_pattern=None, loaded_check_cmd="false", load_cmd="true")
+    both = gate(where, declared, run_checks=lambda commands: says)
+    made = held(decided(both, Ask("x", me()))[0])
+    assert both.hand_over(made.id)
+    before = {"x": Check("x", True)}
+    both.look(before)
+    both.glance(before)
+    assert [each.handed_over for each in standing(where, declared)] == [True]
+    says.update(before)
+    both.look()
+    assert standing(where, declared) == (), "they ran for this look"
 
 
 def test_what_has_ended_is_not_handed_over(where: Path) -> None:
