@@ -332,7 +332,8 @@ def _is_replaced(account: Account, asked: frozenset[ProcessId]) -> bool:
 def _wait_until_gone(gate: Gate, service: Service, deadline: float, asked: frozenset[ProcessId]) -> Account | None:
     """None once it is gone; the account of what is left when the time is up, or what is there in place of `asked`.
 
-    Two looks must agree: one look is no snapshot, and misses who forks and goes while it is taken.
+    Two looks must agree, one LOOK_EVERY_S after the other: one look is no snapshot, and misses who forks and goes while
+    it is taken; and what a supervisor starts again at once is not there for the moment that a fork and an exec take.
 
     Raises CannotSee or NotRecorded where nothing could be seen to the end.
     """
@@ -349,11 +350,11 @@ def _wait_until_gone(gate: Gate, service: Service, deadline: float, asked: froze
                 missed += 1
                 if missed == 2:
                     return None
-                continue
-            missed = 0
-            replaced = replaced + 1 if _is_replaced(account, asked) else 0
-            if is_late or replaced == 2:
-                return account
+            else:
+                missed = 0
+                replaced = replaced + 1 if _is_replaced(account, asked) else 0
+                if is_late or replaced == 2:
+                    return account
         time.sleep(LOOK_EVERY_S)
 
 

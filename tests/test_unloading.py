@@ -330,6 +330,12 @@ def test_two_looks_must_agree_that_it_is_gone(sent: Sent) -> None:
     assert outcome.pids == (4712,)
 
 
+def test_between_the_two_there_is_time_for_a_supervisor_that_starts_it_again_at_once(sent: Sent) -> None:
+    outcome, _ = unload(there(ONE), gone())
+    assert isinstance(outcome, unloading.Unloaded)
+    assert outcome.took_s >= unloading.LOOK_EVERY_S
+
+
 def test_it_is_in_somebodys_hands_until_it_is_gone_and_then_written_down(sent: Sent) -> None:
     machine: Any = Machine(there(ONE), there(ONE), gone())
     assert isinstance(unloading.unload(machine, "coder", list[str]().append), unloading.Unloaded)
