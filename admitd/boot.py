@@ -17,10 +17,15 @@ def boot_id() -> str:
     try:
         if sys.platform == "darwin":
             return _bootsession()
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read(_ID_MAX).strip()
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            return file.read(_ID_MAX).strip().decode("ascii")
     except (OSError, ValueError):
         return ""
+
+
+def is_other_boot(told: str) -> bool:
+    """Whether `told` is the id of another boot than this; where either is not known, it may be this one."""
+    return bool(told and boot_id()) and told != boot_id()
 
 
 def since_boot_s() -> float:

@@ -4,6 +4,8 @@ was followed until it answered; across processes.
 One file for each service beside the reservations, locked while the unload goes on and holding its time; the kernel
 lets the lock go when its holder dies. It keeps nobody from unloading: what a user wants goes on at any time. It keeps
 the sentinel from recovering what somebody has his hands on, or has unloaded on purpose.
+
+A file is of one boot: its times are of the monotonic clock, and a folder may outlive the boot (macOS's does).
 """
 
 from __future__ import annotations
@@ -18,10 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from admitd.boot import boot_id
 from admitd.machinelock import Busy, NotRecorded, take
 
 ON_WAIT_S: Final = 0.1
 """Whoever looks holds the lock for microseconds; whoever holds it longer has his hands on it too."""
+_KIND: Final = "hands~"
+_BOOT: Final = 8
+"""As much of the boot's id as two boots hardly share; a name has a bound."""
 _FIELD: Final = 32
 _UNLOADED, _ADMITTED, _ANSWERED, _ASKED = (_FIELD * place for place in range(4))
 
@@ -109,6 +115,11 @@ class Hand:
         return any(age_s is not None and age_s >= since_s for age_s in ages_s)
 
 
+def is_of_another_boot(name: str) -> bool:
+    """Whether a file of this name says nothing any more."""
+    return name.startswith(_KIND) and name.split("~")[2:3] != [_boot()]
+
+
 def seen(folder: Path) -> dict[str, Hand]:
     """Every service that this user ever had his hands on."""
     start = _path(folder, "").name
@@ -153,4 +164,8 @@ def _is_locked(fd: int) -> bool:
 
 def _path(folder: Path, service: str) -> Path:
     # By user: in a folder that users share, nobody can then hold up another's sentinel.
-    return folder / f"hands~{os.getuid()}~{service}"
+    return folder / f"{_KIND}{os.getuid()}~{_boot()}~{service}"
+
+
+def _boot() -> str:
+    return boot_id()[:_BOOT]

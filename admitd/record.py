@@ -1,8 +1,9 @@
 """record: what the file of one reservation, or of one place in the queue, says: its name and its content, both ways.
 
 The name says for whom how much is held, so that a damaged content is still charged. The content ends with a checksum
-over both, so that damage is always noticed: a truncated record, a flipped bit, a record under another's name. No file
-is touched here.
+over both, so that damage is always noticed: a truncated record, a flipped bit, a record under another's name. No
+record's file is touched here. It says in which boot it was made: some folders outlive a boot (macOS's /private/var/tmp),
+and the monotonic clock begins anew.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import math
 import re
 import zlib
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+from admitd.boot import boot_id, is_other_boot
 from admitd.core import headroom
 from admitd.core.terms import NAME, NOTHING, Amounts, ProcessId, Reservation, Service, Waiter
 
@@ -48,7 +50,8 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What one file says. A record made later than now is another boot's: the monotonic clock began anew.
+    """What one file says. A record made later than now is another boot's, where the system does not tell its boots
+    apart.
 
     `watched` is the process whose end is the record's end; None where only time ends it.
     """
@@ -81,8 +84,9 @@ def label(name: str) -> Label | None:
 def encode(record: Record) -> bytes:
     """The content of its file."""
     term = record.term
-    body: dict[str, float | int | None] = {
+    body: dict[str, str | float | int | None] = {
         "version": 1,
+        "boot": boot_id(),
         "made_s": record.made_s,
         "deadline_s": term.deadline_s,
         "holder_pid": term.holder.pid if term.holder else None,
@@ -125,9 +129,9 @@ def damaged(told: Label, declared: Service | None, age_s: float, now_s: float, w
     return Record(reservation, 0.0, None)
 
 
-def _decode(told: Label, body: dict[str, float | int | None]) -> Record:
+def _decode(told: Label, body: dict[str, Any]) -> Record:
     made_s = _finite(body["made_s"])
-    deadline_s = min(_finite(body["deadline_s"]), made_s + LONGEST_S)
+    deadline_s = -math.inf if is_other_boot(str(body["boot"])) else min(_finite(body["deadline_s"]), made_s + LONGEST_S)
     holder = _process(body["holder_pid"], body["holder_started"])
     if told.kind == WAITING:
         priority, arrived_s = int(_finite(body["priority"])), _finite(body["arrived_s"])

@@ -1,8 +1,8 @@
 """reservations: the only file that writes them.
 
 Where: one folder for the whole machine, whatever HOME says, because memory is the machine's. Linux: /dev/shm/admit
-(a unit with PrivateTmp still sees it, and a reboot empties it); macOS: /private/var/tmp/admit. ADMIT_STATE_DIR names
-another. Each record is one small file, made whole under another name and then renamed, and never changed again.
+(a unit with PrivateTmp still sees it, and a reboot empties it); macOS: /private/var/tmp/admit (a reboot leaves it, and
+what another boot has written counts for nothing). ADMIT_STATE_DIR names another. Each record is one small file, made whole under another name and then renamed, and never changed again.
 
 What is true: a reservation stands while its holder lives, or anyone holds its lease (a lock on its file, inherited by
 what a load command starts), and its deadline has not come. The kernel answers both questions, so a crash leaves
@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from admitd import hands
 from admitd import record as records
 from admitd.core.terms import Capacity, ProcessId, Reservation, Service, Waiter
 from admitd.machinelock import LOCK_WAIT_S, Busy, MachineLock, NotRecorded, take
@@ -229,7 +230,7 @@ class Reservations:
         for name in names:
             ended = name.startswith(_BEGINNINGS) and _id(name) not in ids
             # What is written has its name before the lock is let go: an unfinished one is a dead process's.
-            if ended or name.startswith("."):
+            if ended or name.startswith(".") or hands.is_of_another_boot(name):
                 self._remove(name)
         for name, lost in list(self._lost.items()):
             with contextlib.suppress(OSError):

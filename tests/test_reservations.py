@@ -271,6 +271,17 @@ def test_a_record_of_the_boot_before_is_not_believed(where: Path, monkeypatch: p
     assert standing(where) == ()
 
 
+def test_nor_where_this_boot_has_lasted_as_long_as_that_one(where: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "boot_id", lambda: "another-boot")
+    made = reserve(where, None)
+    assert standing(where) == ()
+    with pytest.raises(NotRecorded, match="has ended"):
+        reservations(where).lease(made.id)
+    monkeypatch.setattr(record, "boot_id", lambda: "")  # who made it could not tell
+    reserve(where, None)
+    assert len(standing(where)) == 1
+
+
 def test_what_has_ended_is_removed_with_the_next_decision(where: Path) -> None:
     reserve(where, replace(me(), started=1))
     (where / ".0123456789abcdef").write_bytes(b"half a record of one who was killed while writing it")

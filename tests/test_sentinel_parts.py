@@ -20,6 +20,7 @@ from admitd.core.events import Entry, Event
 from admitd.core.terms import ProcessId
 from admitd.gate import Ask
 from admitd.hands import Hand
+from admitd.reservations import Standing
 from admitd.processes.glimpse import Glimpse, glimpse
 from admitd.vitals import Vitals
 from tests.gates import decided, gate, held, reservations
@@ -29,7 +30,7 @@ from tests.gates import decided, gate, held, reservations
 
 def note(folder: Path) -> Path:
     """The file of what one user did to `x`."""
-    return folder / f"hands~{os.getuid()}~x"
+    return folder / f"hands~{os.getuid()}~{boot_id()[:8]}~x"
 
 
 def test_hands_are_on_a_service_while_it_is_unloaded_and_no_longer(tmp_path: Path) -> None:
@@ -37,6 +38,26 @@ def test_hands_are_on_a_service_while_it_is_unloaded_and_no_longer(tmp_path: Pat
         assert hands.look(tmp_path, "x").on
         assert hands.seen(tmp_path)["x"].on
     assert not hands.look(tmp_path, "x").on
+
+
+def test_what_another_boot_has_left_says_nothing_and_goes_with_the_next_decision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its times may be of a longer uptime, or of a shorter one: then they look like this boot's."""
+    monkeypatch.setattr(hands, "boot_id", lambda: "another-boot")
+    hands.let_go(tmp_path, "x")
+    hands.answered(tmp_path, "x")
+    monkeypatch.undo()
+    old = {path.name for path in tmp_path.glob("hands~*")}
+    assert hands.look(tmp_path, "x") == Hand()
+    assert hands.seen(tmp_path) == {}
+    hands.let_go(tmp_path, "x")
+    records = reservations(tmp_path)
+    with records.lock() as lock:
+        records.prune(lock, Standing(), set())
+    left = {path.name for path in tmp_path.glob("hands~*")}
+    assert left == {note(tmp_path).name}
+    assert not left & old
 
 
 def test_who_comes_second_leaves_a_trace_and_who_will_load_it_again_leaves_none(tmp_path: Path) -> None:
