@@ -49,9 +49,12 @@ def install(values: dict[str, Any]) -> int:
     port = values["port"] or (_port() if os.environ.get("ADMIT_PORT") else before.port or _port())
     hardened = not values["allow_sudo"] and before.hardened
     _must_be_had(port, keeper, values["config"])
+    program = wanted.program(sys.argv[0], os.environ, sys.prefix)
+    if keeper.name == "launchd":
+        _tell_of_reach(wanted.out_of_an_agents_reach(dict.fromkeys((program, sys.prefix, str(path))), home))
     written = keeper.install(
         Wanted(
-            program=wanted.program(sys.argv[0], os.environ, sys.prefix),
+            program=program,
             port=port,
             config=str(path) if named else None,
             unix=places.socket_path(os.environ, port),
@@ -206,6 +209,14 @@ def _tell_of_privilege(found: dict[str, str]) -> None:
         tell(
             f"admit: a command of {service} uses {word}, which the hardened service may not run; "
             "next: admit daemon install --allow-sudo"
+        )
+
+
+def _tell_of_reach(paths: tuple[str, ...]) -> None:
+    for path in paths:
+        tell(
+            f"admit: macOS keeps {path} from programs that launchd starts, though not from a terminal; keep it elsewhere "
+            "(uv tool install, for admit itself), or give the program Full Disk Access in System Settings"
         )
 
 

@@ -2,7 +2,8 @@
 
 What it keeps to: bootout ends before the job does; bootstrap meanwhile is 5; over a loaded job it is 37 and the old
 definition stays; a disabled label is 119, and stays disabled whatever else is done; a plist that others may write to is
-122; without a desktop session everything is 112. FOLDER/state.json is its memory, FOLDER/said every command line.
+122; without a desktop session everything is 112, or 125 as some versions say. Where it is told to, bootout says 36 of
+a job that has not ended yet, and kickstart 5 of one that is just being started. FOLDER/state.json is its memory, FOLDER/said every command line.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-FRESH: dict[str, Any] = {"job": None, "pid": 0, "leaving": 0, "disabled": False, "session": True, "races": 0}
+FRESH: dict[str, Any] = {
+    "job": None, "pid": 0, "leaving": 0, "disabled": False, "refuses": 0, "races": 0, "in_progress": False, "idle": False
+}  # fmt: skip
 SLOW_TO_LEAVE = 3
 """How often a job that is being booted out is still seen by `print` after its process has gone."""
 
@@ -53,7 +56,7 @@ def bootstrap(state: dict[str, Any], words: list[str]) -> int:
     if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o022 or found.st_uid != os.getuid():
         return 122
     state["job"] = plistlib.loads(path.read_bytes())
-    state["pid"] = spawn(state["job"]) if state["job"].get("RunAtLoad") else 0
+    state["pid"] = spawn(state["job"]) if state["job"].get("RunAtLoad") and not state["idle"] else 0
     return 0
 
 
@@ -63,7 +66,7 @@ def bootout(state: dict[str, Any], words: list[str]) -> int:
     if runs(state["pid"]):
         os.kill(state["pid"], signal.SIGTERM)
     state["job"], state["leaving"] = None, SLOW_TO_LEAVE
-    return 0
+    return 36 if state["in_progress"] else 0
 
 
 def show(state: dict[str, Any], words: list[str]) -> int:
@@ -77,6 +80,9 @@ def show(state: dict[str, Any], words: list[str]) -> int:
 def kickstart(state: dict[str, Any], words: list[str]) -> int:
     if not state["job"]:
         return 113
+    if words[0] == "-k" and state["races"]:
+        state["races"] -= 1
+        return 5
     if words[0] == "-k" and runs(state["pid"]):
         os.kill(state["pid"], signal.SIGTERM)
         while runs(state["pid"]):
@@ -97,7 +103,7 @@ def main(folder: Path, verb: str, words: list[str]) -> int:
     memory = folder / "state.json"
     state = {**FRESH, **(json.loads(memory.read_text()) if memory.exists() else {})}
     verbs = {"bootstrap": bootstrap, "bootout": bootout, "print": show, "kickstart": kickstart, "enable": enable}
-    code = verbs[verb](state, words) if state["session"] else 112
+    code = state["refuses"] or verbs[verb](state, words)
     memory.write_text(json.dumps(state))
     return code
 

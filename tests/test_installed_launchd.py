@@ -122,7 +122,7 @@ def test_it_is_installed_and_runs_with_what_the_plist_gives_it(mac: Mac) -> None
     assert mac.launchd().install(mac.wanted()) == (str(mac.plist),)
     assert mac.plist.stat().st_mode & 0o777 == 0o644
     until(mac.is_up, WITHIN_S)
-    assert mac.said() == ["enable", "bootstrap"]
+    assert mac.said() == ["enable", "bootstrap", "kickstart"]
     state = mac.launchd().state()
     assert (state.installed, state.running, state.port) == (True, True, mac.daemon.port)
     assert "listens on" in until(lambda: "\n".join(mac.launchd().log(100)), WITHIN_S)
@@ -150,14 +150,14 @@ def test_a_second_install_leaves_the_running_one_alone(mac: Mac) -> None:
     pid = mac.state["pid"]
     assert mac.launchd().install(mac.wanted()) == ()
     assert mac.state["pid"] == pid
-    assert mac.said() == ["enable", "bootstrap", "kickstart"]
+    assert mac.said() == ["enable", "bootstrap", "kickstart", "kickstart"]
 
 
 def test_a_changed_one_is_booted_out_awaited_and_booted_anew(mac: Mac) -> None:
     """Over a loaded job, bootstrap keeps the old definition."""
     mac.launchd().install(mac.wanted())
     assert mac.launchd().install(mac.wanted(environ={"LANG": "C"})) == (str(mac.plist),)
-    assert mac.said() == ["enable", "bootstrap", "bootout", "enable", "bootstrap"]
+    assert mac.said() == ["enable", "bootstrap", "kickstart", "bootout", "enable", "bootstrap", "kickstart"]
     assert mac.state["job"]["EnvironmentVariables"]["LANG"] == "C"
 
 
@@ -165,7 +165,7 @@ def test_a_bootstrap_that_meets_a_bootout_tries_again(mac: Mac) -> None:
     """5: somebody else booted it out a moment ago, and it has not gone yet."""
     mac.remember(races=2)
     mac.launchd().install(mac.wanted())
-    assert mac.said() == ["enable", "bootstrap", "bootstrap", "bootstrap"]
+    assert mac.said() == ["enable", "bootstrap", "bootstrap", "bootstrap", "kickstart"]
 
 
 def test_one_that_was_disabled_is_enabled_first(mac: Mac) -> None:
@@ -179,7 +179,7 @@ def test_a_job_of_another_definition_that_came_between_is_replaced(mac: Mac) -> 
     mac.launchd().install(mac.wanted())
     launchd = mac.launchd()
     launchd._boot_in()
-    assert mac.said()[2:] == ["enable", "bootstrap", "bootout", "bootstrap"]
+    assert mac.said()[3:] == ["enable", "bootstrap", "bootout", "bootstrap", "kickstart"]
 
 
 def test_a_plist_that_others_may_write_to_is_told(mac: Mac) -> None:
@@ -190,12 +190,44 @@ def test_a_plist_that_others_may_write_to_is_told(mac: Mac) -> None:
         mac.launchd().start()
 
 
-def test_without_a_desktop_session_it_is_said_what_to_do(mac: Mac) -> None:
-    mac.remember(session=False)
-    with pytest.raises(KeeperFailed, match="112: there is no desktop session of yours: log in at the screen"):
+@pytest.mark.parametrize("code", [112, 125])
+def test_without_a_desktop_session_it_is_said_what_to_do(mac: Mac, code: int) -> None:
+    """Over ssh, say. Which of the two is said differs by version of macOS."""
+    mac.remember(refuses=code)
+    with pytest.raises(KeeperFailed, match=f"{code}: there is no desktop session of yours: log in at the screen"):
         mac.launchd().install(mac.wanted())
     assert not mac.plist.exists()
     assert "no desktop session" in mac.launchd().state().said
+    assert mac.launchd().uninstall() == ()
+
+
+def test_without_a_desktop_session_it_is_uninstalled_all_the_same(mac: Mac) -> None:
+    """Its plist would start it again at the next login."""
+    mac.launchd().install(mac.wanted())
+    mac.remember(refuses=125)
+    assert mac.launchd().uninstall() == (str(mac.plist),)
+    assert not mac.plist.exists()
+
+
+def test_a_bootout_that_says_it_goes_on_still_is_waited_for(mac: Mac) -> None:
+    mac.launchd().install(mac.wanted())
+    until(mac.is_up, WITHIN_S)
+    mac.remember(in_progress=True)
+    assert mac.launchd().uninstall() == (str(mac.plist),)
+    assert not mac.is_up()
+
+
+def test_what_bootstrap_leaves_without_a_process_is_started(mac: Mac) -> None:
+    mac.remember(idle=True)
+    mac.launchd().install(mac.wanted())
+    until(mac.is_up, WITHIN_S)
+
+
+def test_a_restart_that_meets_another_tries_again(mac: Mac) -> None:
+    mac.launchd().install(mac.wanted())
+    mac.remember(races=2)
+    mac.launchd().restart()
+    assert mac.said()[3:] == ["kickstart"] * 3
 
 
 def test_one_that_does_not_end_is_not_waited_for_for_ever(mac: Mac) -> None:
@@ -242,6 +274,20 @@ def test_what_only_the_user_can_mend_ends_with_0_there(mac: Mac) -> None:
     assert done.returncode == 78
     mac.daemon.environ |= {"ADMIT_SUPERVISOR": "launchd", "ADMIT_LOG": str(mac.log)}
     assert (mac.daemon.admit("daemon", "run").returncode, done.stdout) == (0, "")
+
+
+def test_that_launchd_may_not_read_it_is_said_before_it_fails(
+    mac: Mac, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(installing, "for_this_system", lambda environ, home: mac.launchd())
+    monkeypatch.setattr(sys, "argv", [str(ADMIT)])
+    for name, value in {**mac.daemon.environ, "ADMIT_PORT": str(mac.daemon.port)}.items():
+        monkeypatch.setenv(name, value)
+    there = mac.home / "Documents" / "capacity.yaml"
+    there.parent.mkdir()
+    there.write_text(mac.daemon.capacity_file.read_text())
+    assert main.dispatch(["--config", str(there), "daemon", "install"]) == 0
+    assert f"admit: macOS keeps {there} from programs that launchd starts" in capsys.readouterr().err
 
 
 def test_the_command_line_shows_all_of_it(

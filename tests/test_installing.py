@@ -322,3 +322,13 @@ def test_a_log_of_its_own_is_kept_short(tmp_path: Path, monkeypatch: pytest.Monk
     assert log.read_bytes() == b"end"
     assert log.with_name("admitd.log.1").read_bytes() == b"x" * 99 + b"2!\n"
     assert log.stat().st_mode & 0o077 == 0
+
+
+def test_what_launchd_may_not_read_is_known(tmp_path: Path) -> None:
+    checkout = tmp_path / "Documents" / "admit"
+    checkout.mkdir(parents=True)
+    link = tmp_path / "link"
+    link.symlink_to(checkout)
+    reachable = [str(tmp_path / name) for name in ("Documents.old/x", "Library/LaunchAgents", ".local/bin/admit")]
+    guarded = [str(link), str(checkout / ".venv"), str(tmp_path / "downloads/x")]
+    assert wanted.out_of_an_agents_reach([*reachable, *guarded], str(tmp_path)) == tuple(guarded)

@@ -20,9 +20,14 @@ BOUND_S: Final = 30.0
 PAUSE_S: Final = 0.2
 LOG: Final = "Library/Logs/admit/admitd.log"
 
-DONE, NO_PROCESS, STILL_LEAVING, EXISTS, ALREADY = 0, 3, 5, 17, 37
-NO_SESSION, NO_SERVICE, DISABLED, BAD_OWNER, TEARING_DOWN, BAD_SESSION, QUARANTINED = 112, 113, 119, 122, 124, 134, 155
-_MEANS: Final = {
+DONE, NO_PROCESS, STILL_LEAVING, EXISTS, IN_PROGRESS, ALREADY = 0, 3, 5, 17, 36, 37
+NO_SESSION, NO_SERVICE, DISABLED, BAD_OWNER, TEARING_DOWN = 112, 113, 119, 122, 124
+NO_DOMAIN, BAD_SESSION, QUARANTINED = 125, 134, 155
+_PASSING: Final = frozenset({STILL_LEAVING, ALREADY})
+"""What the same question is answered with for the seconds that another of its kind takes."""
+_ELSEWHERE: Final = frozenset({NO_SESSION, NO_DOMAIN})
+"""Without a desktop session nothing can be loaded in it. Which of the two is said differs by version of macOS."""
+_MEANS: Final[dict[int, str]] = {
     STILL_LEAVING: "the old one is still ending, or the plist cannot be read; try again",
     NO_SESSION: "there is no desktop session of yours: log in at the screen, then try again "
     "(a Mac without one: docs/installing.md)",
@@ -32,6 +37,7 @@ _MEANS: Final = {
     BAD_SESSION: "it is for a desktop session, and this is none",
     QUARANTINED: "the program is quarantined; run: xattr -d com.apple.quarantine on it",
 }
+_MEANS[NO_DOMAIN] = _MEANS[NO_SESSION]
 
 
 class Launchd:
@@ -57,9 +63,11 @@ class Launchd:
         return (str(self._plist),) if is_new else ()
 
     def uninstall(self) -> tuple[str, ...]:
-        if not self._plist.exists() and not self._is_loaded():
-            return ()
-        self._boot_out()
+        code, _ = self._ask("print", self._target)
+        if code not in _ELSEWHERE:  # over ssh, nothing is loaded that would have to end
+            if code == NO_SERVICE and not self._plist.exists():
+                return ()
+            self._boot_out()
         return take_away((self._plist,))
 
     def start(self) -> None:
@@ -76,7 +84,7 @@ class Launchd:
     def restart(self) -> None:
         self._check()
         if self._is_loaded():
-            self._ctl("kickstart", "-k", self._target)
+            self._patiently("kickstart", "-k", self._target)
         else:
             self._boot_in()
 
@@ -127,6 +135,8 @@ class Launchd:
         while True:
             code, printed = self._ask("bootstrap", self._domain, str(self._plist))
             if code == DONE:
+                # Some were left loaded and not started, whatever RunAtLoad says; one that runs is left alone.
+                self._ask("kickstart", self._target)
                 return
             if code in (EXISTS, ALREADY):
                 self._boot_out()  # another was faster: with the definition of then
@@ -137,9 +147,9 @@ class Launchd:
             time.sleep(PAUSE_S)
 
     def _boot_out(self) -> None:
-        """bootout ends before the job does: only `print` tells when it is gone."""
+        """bootout ends before the job does, and may say so by 36: only `print` tells when it is gone."""
         code, printed = self._ask("bootout", self._target)
-        if code not in (DONE, NO_PROCESS, NO_SERVICE, STILL_LEAVING):
+        if code not in (DONE, NO_PROCESS, NO_SERVICE, STILL_LEAVING, IN_PROGRESS):
             raise _failed(("bootout", self._target), code, printed)
         give_up = time.monotonic() + self._bound_s
         while self._is_loaded():
@@ -157,6 +167,16 @@ class Launchd:
         code, printed = self._ask(*words)
         if code != DONE:
             raise _failed(words, code, printed)
+
+    def _patiently(self, *words: str) -> None:
+        give_up = time.monotonic() + self._bound_s
+        while True:
+            code, printed = self._ask(*words)
+            if code == DONE:
+                return
+            if code not in _PASSING or time.monotonic() > give_up:
+                raise _failed(words, code, printed)
+            time.sleep(PAUSE_S)
 
 
 def plist(wanted: Wanted) -> bytes:

@@ -39,6 +39,10 @@ _PASSING: Final = re.compile(r"/uv/(?:archive|builds|environments)-v\d+/|/pipx/\
 _PRIVILEGED: Final = re.compile(r"(?:^|[\s/;|&(])(sudo|doas|pkexec|su|podman|newuidmap)(?=\s|$)")
 
 
+_GUARDED: Final = ("Desktop", "Documents", "Downloads", "Library/Mobile Documents")
+"""Folders of a user's that macOS gives to no background program, unless he grants it (TCC)."""
+
+
 class KeeperFailed(Exception):
     """The supervisor would not do it; the text says what it said, and what to do."""
 
@@ -217,6 +221,12 @@ def program(argv0: str, environ: Mapping[str, str], prefix: str) -> str:
                     )
                 return candidate
     raise KeeperFailed(f"there is no program {own}; install admit first, by uv tool, pipx or pip")
+
+
+def out_of_an_agents_reach(paths: Iterable[str], home: str) -> tuple[str, ...]:
+    """Which of these lie where a launchd agent may not read, though a terminal may."""
+    guarded = [os.path.join(os.path.realpath(home), folder, "").casefold() for folder in _GUARDED]
+    return tuple(path for path in paths if os.path.realpath(path).casefold().startswith(tuple(guarded)))
 
 
 def needs_privilege(services: Mapping[str, Service]) -> dict[str, str]:
