@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -20,7 +21,7 @@ from typing import IO, Final
 
 from admitd.core.terms import Command, Process, ProcessId
 from admitd.processes.matching import HELPER_TAIL, SHELL, Matcher, Role
-from admitd.processes.ps import identify
+from admitd.processes.ps import NotTold, identify
 from admitd.processes.table import ProcessTable
 
 LOG_MAX: Final = 10 * 1024 * 1024
@@ -75,36 +76,66 @@ def start_apart(command: Sequence[str], output: IO[bytes]) -> subprocess.Popen[b
 
 def end_child(process: subprocess.Popen[bytes], family: Iterable[ProcessId], patience_s: float) -> None:
     """End a child of ours and what it started, its `family`: SIGTERM, and SIGKILL to who is still there in the end."""
-    fds = [fd for each in family if each.pid != process.pid and (fd := _pidfd_of(each)) is not None]
     give_up_at = time.monotonic() + patience_s
-    try:
-        for fd in fds:
-            _signal_fd(fd, signal.SIGTERM)
+    with contextlib.ExitStack() as held:
+        others = [held.enter_context(_Aim(each.pid, each)) for each in family if each.pid != process.pid]
+        for other in others:
+            other.signal(signal.SIGTERM)
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(patience_s)
-        for fd in fds:
-            select.select([fd], [], [], max(0.0, give_up_at - time.monotonic()))  # readable: it has ended
-            _signal_fd(fd, signal.SIGKILL)
+        for other in others:
+            other.wait(give_up_at)
+            other.signal(signal.SIGKILL)
         process.kill()
         process.wait()
-    finally:
-        for fd in fds:
-            os.close(fd)
 
 
-def _pidfd_of(process: ProcessId) -> int | None:
-    """A pidfd for exactly this process; None where it is gone, or where there are no pidfds."""
-    fd = _pidfd(process.pid)
-    if fd is not None and identify(process.pid) != process:
-        os.close(fd)
+class _Aim:
+    """One process that is to be signalled, and no other: a pidfd holds it; where there are none, it is looked at again
+    before each signal. `expected`: who it is to be; by default, who has the pid now."""
+
+    def __init__(self, pid: int, expected: ProcessId | None = None) -> None:
+        self._fd = _pidfd(pid)
+        found = _identify(pid)
+        self._id = found if expected in (None, found) else None
+
+    def __enter__(self) -> _Aim:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+
+    def signal(self, sig: signal.Signals) -> bool:
+        """Signal it; whether it was there, and ours to signal."""
+        if self._id is None:
+            return False
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if self._fd is not None:
+                signal.pidfd_send_signal(self._fd, sig)
+                return True
+            if _identify(self._id.pid) == self._id:
+                os.kill(self._id.pid, sig)
+                return True
+        return False
+
+    def wait(self, until_s: float) -> None:
+        """Wait until it has ended, or the monotonic clock says `until_s`."""
+        if self._id is None:
+            return
+        if self._fd is not None:
+            select.select([self._fd], [], [], max(0.0, until_s - time.monotonic()))  # readable: it has ended
+            return
+        while _identify(self._id.pid) == self._id and time.monotonic() < until_s:
+            time.sleep(_LOOK_EVERY_S)
+
+
+def _identify(pid: int) -> ProcessId | None:
+    try:
+        return identify(pid)
+    except NotTold:
         return None
-    return fd
-
-
-def _signal_fd(fd: int, sig: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        signal.pidfd_send_signal(fd, sig)
 
 
 def become(command: Sequence[str]) -> None:
@@ -205,31 +236,29 @@ def _signal_session(leader: int, sig: signal.Signals) -> int:
     """How many of a session were reached: a shell with job control gives each of its jobs a group of its own."""
     reached = 0
     for pid in _pids():
-        fd = _pidfd(pid)
-        if fd is None:
-            continue
-        try:
-            if os.getsid(pid) == leader:
-                signal.pidfd_send_signal(fd, sig)
-                reached += 1
-        except (ProcessLookupError, PermissionError):
-            pass
-        finally:
-            os.close(fd)
+        if _is_of(pid, leader):
+            with _Aim(pid) as aim:
+                reached += _is_of(pid, leader) and aim.signal(sig)
     return reached
 
 
 def _living(leader: int) -> tuple[int, ...]:
     """Who lives of a session; where the system lists nobody, its leader alone."""
-    found = []
-    for pid in _pids() or [leader]:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if os.getsid(pid) == leader and identify(pid) is not None:
-                found.append(pid)
-    return tuple(found)
+    return tuple(pid for pid in _pids() or [leader] if _is_of(pid, leader) and _identify(pid) is not None)
+
+
+def _is_of(pid: int, leader: int) -> bool:
+    try:
+        return os.getsid(pid) == leader
+    except (ProcessLookupError, PermissionError):
+        return False
 
 
 def _pids() -> list[int]:
+    if sys.platform == "darwin":
+        from admitd.processes import darwin
+
+        return darwin.pids(darwin.load())
     try:
         return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
     except OSError:

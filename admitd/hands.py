@@ -117,7 +117,8 @@ class Hand:
 
 def is_of_another_boot(name: str) -> bool:
     """Whether a file of this name says nothing any more."""
-    return name.startswith(_KIND) and name.split("~")[2:3] != [_boot()]
+    told = name.split("~")[2:3]
+    return name.startswith(_KIND) and bool(_boot()) and told not in ([_boot()], [""])
 
 
 def seen(folder: Path) -> dict[str, Hand]:

@@ -2,8 +2,8 @@
 
 The name says for whom how much is held, so that a damaged content is still charged. The content ends with a checksum
 over both, so that damage is always noticed: a truncated record, a flipped bit, a record under another's name. No
-record's file is touched here. It says in which boot it was made: some folders outlive a boot (macOS's /private/var/tmp),
-and the monotonic clock begins anew.
+record's file is touched here. It says in which boot it was made: macOS's folder outlives a boot, and the monotonic clock
+begins anew.
 """
 
 from __future__ import annotations
@@ -131,7 +131,11 @@ def damaged(told: Label, declared: Service | None, age_s: float, now_s: float, w
 
 def _decode(told: Label, body: dict[str, Any]) -> Record:
     made_s = _finite(body["made_s"])
-    deadline_s = -math.inf if is_other_boot(str(body["boot"])) else min(_finite(body["deadline_s"]), made_s + LONGEST_S)
+    deadline_s = (
+        -math.inf
+        if is_other_boot(str(body.get("boot") or ""))
+        else min(_finite(body["deadline_s"]), made_s + LONGEST_S)
+    )
     holder = _process(body["holder_pid"], body["holder_started"])
     if told.kind == WAITING:
         priority, arrived_s = int(_finite(body["priority"])), _finite(body["arrived_s"])

@@ -2,7 +2,8 @@
 
 Where: one folder for the whole machine, whatever HOME says, because memory is the machine's. Linux: /dev/shm/admit
 (a unit with PrivateTmp still sees it, and a reboot empties it); macOS: /private/var/tmp/admit (a reboot leaves it, and
-what another boot has written counts for nothing). ADMIT_STATE_DIR names another. Each record is one small file, made whole under another name and then renamed, and never changed again.
+what another boot has written counts for nothing). ADMIT_STATE_DIR names another. Each record is one small file, made
+whole under another name and then renamed, and never changed again.
 
 What is true: a reservation stands while its holder lives, or anyone holds its lease (a lock on its file, inherited by
 what a load command starts), and its deadline has not come. The kernel answers both questions, so a crash leaves

@@ -2,8 +2,9 @@
 
 What it keeps to: bootout ends before the job does; bootstrap meanwhile is 5; over a loaded job it is 37 and the old
 definition stays; a disabled label is 119, and stays disabled whatever else is done; a plist that others may write to is
-122; without a desktop session everything is 112, or 125 as some versions say. Where it is told to, bootout says 36 of
-a job that has not ended yet, and kickstart 5 of one that is just being started. FOLDER/state.json is its memory, FOLDER/said every command line.
+122. FOLDER/state.json is its memory, FOLDER/said every command line. What it is told in its memory: to answer
+everything with `refuses` (without a desktop session that is 112, or 125), to be busy for as many `races`, to say 36 of a
+job that is `in_progress` of ending, and to leave a loaded job `idle`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 FRESH: dict[str, Any] = {
-    "job": None, "pid": 0, "leaving": 0, "disabled": False, "refuses": 0, "races": 0, "in_progress": False, "idle": False
+    "job": None, "pid": 0, "leaving": 0, "disabled": False,
+    "refuses": 0, "races": 0, "in_progress": False, "idle": False,
 }  # fmt: skip
 SLOW_TO_LEAVE = 3
 """How often a job that is being booted out is still seen by `print` after its process has gone."""

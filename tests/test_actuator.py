@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from admitd import actuator
-from admitd.core.terms import Command, Process, Service
+from admitd.core.terms import Command, Process, ProcessId, Service
 from admitd.processes.linux import LinuxTable
 from admitd.processes.matching import Judgement, Matcher
 from tests.core.worlds import service
@@ -363,6 +363,14 @@ def test_what_admit_cannot_become_says_why_and_changes_nothing(command: Sequence
 # How it ends.
 
 
+@pytest.fixture(params=["pidfds", "no pidfds"])
+def with_and_without_pidfds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """macOS has none; there a process is looked at again before each signal."""
+    if request.param == "no pidfds":
+        monkeypatch.setattr(actuator, "_pidfd", lambda pid: None)
+
+
+@pytest.mark.usefixtures("with_and_without_pidfds")
 def test_a_session_is_ended_whole_and_no_other(tmp_path: Path, server: Started, table: LinuxTable) -> None:
     """Also the jobs of a shell with job control, each of which has a group of its own."""
     with tmp_path.joinpath("out").open("wb") as out:
@@ -377,6 +385,44 @@ def test_a_session_is_ended_whole_and_no_other(tmp_path: Path, server: Started, 
         assert leader.wait(timeout=20) == -signal.SIGKILL
     until(lambda: all(table.identify(pid) is None for pid in children))
     assert server.is_alive()
+
+
+@pytest.mark.usefixtures("with_and_without_pidfds")
+def test_a_child_is_ended_with_what_it_started_and_nobody_who_has_a_pid_of_theirs_by_now(
+    tmp_path: Path, server: Started, table: LinuxTable
+) -> None:
+    deaf = "trap '' TERM; echo $$; while :; do sleep 0.1; done"
+    with tmp_path.joinpath("out").open("wb") as out:
+        line = 'sleep 1000 & echo $!; setsid sh -c "$0" & exec sleep 1000'
+        child = subprocess.Popen(["sh", "-c", line, deaf], stdout=out)
+    try:
+        until(lambda: len((tmp_path / "out").read_text().split()) == 2)
+        started = [int(pid) for pid in (tmp_path / "out").read_text().split()]
+        family = [each for pid in (child.pid, *started) if (each := table.identify(pid)) is not None]
+        stranger = ProcessId(server.pid, 1)  # who had this pid before
+        actuator.end_child(child, [*family, stranger], 0.3)
+    finally:
+        child.kill()
+        child.wait(timeout=20)
+    assert len(family) == 3
+    until(lambda: all(table.identify(pid) is None for pid in started))
+    assert server.is_alive()
+
+
+@pytest.mark.usefixtures("with_and_without_pidfds")
+def test_who_does_not_go_when_a_session_is_asked_to_is_told(tmp_path: Path, table: LinuxTable) -> None:
+    """Also where its leader has gone: what it started works on."""
+    jobs = "set -m; sh -c 'trap \"\" TERM; echo $$; while :; do sleep 0.1; done' & wait"
+    with tmp_path.joinpath("out").open("wb") as out:
+        leader = actuator.start_helper(("bash", "-c", jobs), out)
+    try:
+        until(lambda: (tmp_path / "out").read_text().strip())
+        deaf = int((tmp_path / "out").read_text())
+        assert deaf in actuator.ask_session(leader.pid, 0.5)
+    finally:
+        actuator.end_session(leader.pid)
+        leader.wait(timeout=20)
+    until(lambda: table.identify(deaf) is None)
 
 
 def test_ending_what_has_ended_already_is_no_error() -> None:

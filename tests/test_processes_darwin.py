@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from admitd.processes.darwin import ShortInfo, folder, image_token, load, short_bsd_info, start_token
+from admitd.processes.darwin import (
+    ShortInfo,
+    children,
+    folder,
+    image_token,
+    load,
+    pids,
+    short_bsd_info,
+    start_token,
+)
 
 
 class ShortBsdInfo(ctypes.Structure):
@@ -164,6 +173,29 @@ def test_the_struct_is_read_in_the_order_of_the_machine() -> None:
     )
 
 
+class Lister:
+    """proc_listpids as XNU answers: in bytes; without a buffer the bytes that all and 20 more would need."""
+
+    def __init__(self, living: list[int]) -> None:
+        self.living = living
+
+    def proc_listpids(self, kind: Any, of: Any, buffer: Any, size: Any) -> int:
+        found = self.living if kind.value == 1 else [pid for pid in self.living if pid > of.value]
+        assert (kind.value, of.value) in ((1, 0), (6, 501))
+        if buffer is None:
+            return 4 * (len(found) + 20)
+        told = found[: size.value // 4]
+        buffer[: len(told)] = told
+        return 4 * len(told)
+
+
+def test_every_process_is_listed_and_the_children_of_one_up_to_a_bound() -> None:
+    living = [0, *range(500, 1500)]
+    assert pids(Lister(living)) == living[1:]
+    assert children(501, 128, Lister(living)) == list(range(502, 630))
+    assert pids(Lister([])) == []
+
+
 @pytest.mark.skipif(sys.platform != "darwin", reason="asks macOS itself; never run so far")
 def test_on_a_mac_we_are_ourselves() -> None:  # pragma: no cover
     import os
@@ -173,3 +205,5 @@ def test_on_a_mac_we_are_ourselves() -> None:  # pragma: no cover
     assert found is not None and (found.parent, found.uid) == (os.getppid(), os.geteuid())
     assert start_token(os.getpid(), libc) != start_token(os.getppid(), libc)
     assert start_token(99_999_999, libc) is None
+    assert os.getpid() in pids(libc)
+    assert os.getpid() in children(os.getppid(), 1024, libc)

@@ -282,6 +282,16 @@ def test_nor_where_this_boot_has_lasted_as_long_as_that_one(where: Path, monkeyp
     assert len(standing(where)) == 1
 
 
+def test_one_that_an_older_version_wrote_stands(where: Path) -> None:
+    """An upgrade keeps reservations; it did not say of which boot it was."""
+    made = reserve(where, me())
+    path = the_file(where)
+    body = {name: value for name, value in json.loads(path.read_bytes().splitlines()[0]).items() if name != "boot"}
+    content = json.dumps(body).encode()
+    path.write_bytes(content + b"\n" + record._checksum(path.name, content))
+    assert standing(where) == (made,)
+
+
 def test_what_has_ended_is_removed_with_the_next_decision(where: Path) -> None:
     reserve(where, replace(me(), started=1))
     (where / ".0123456789abcdef").write_bytes(b"half a record of one who was killed while writing it")

@@ -20,8 +20,8 @@ from admitd.core.events import Entry, Event
 from admitd.core.terms import ProcessId
 from admitd.gate import Ask
 from admitd.hands import Hand
-from admitd.reservations import Standing
 from admitd.processes.glimpse import Glimpse, glimpse
+from admitd.reservations import Standing
 from admitd.vitals import Vitals
 from tests.gates import decided, gate, held, reservations
 
@@ -58,6 +58,8 @@ def test_what_another_boot_has_left_says_nothing_and_goes_with_the_next_decision
     left = {path.name for path in tmp_path.glob("hands~*")}
     assert left == {note(tmp_path).name}
     assert not left & old
+    monkeypatch.setattr(hands, "boot_id", lambda: "")  # who cannot tell the boots apart takes nothing away
+    assert not any(map(hands.is_of_another_boot, left | old))
 
 
 def test_who_comes_second_leaves_a_trace_and_who_will_load_it_again_leaves_none(tmp_path: Path) -> None:

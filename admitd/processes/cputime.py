@@ -23,8 +23,6 @@ _RUSAGE_SIZE: Final = 1024
 _RUSAGE: Final = Struct("=16xQQ")
 # osfmk/mach/mach_time.h, struct mach_timebase_info: u32 numerator, denominator; ticks times both is nanoseconds.
 _TIMEBASE: Final = Struct("=II")
-# bsd/sys/proc_info.h: PROC_PPID_ONLY, the children of one process; proc_listpids answers in bytes.
-_PPID_ONLY: Final = 6
 
 Times = Mapping[ProcessId, float]
 
@@ -116,11 +114,8 @@ class DarwinCpuTimes:
         return told
 
     def _children(self, pid: int) -> list[ProcessId]:
-        pids = (ctypes.c_int * FAMILY_MAX)()
-        size = ctypes.c_int(ctypes.sizeof(pids))
-        filled = self._libc.proc_listpids(ctypes.c_uint32(_PPID_ONLY), ctypes.c_uint32(pid), pids, size)
-        found = pids[: max(0, filled) // ctypes.sizeof(ctypes.c_int)]
-        tokens = {child: darwin.start_token(child, self._libc) for child in found if child > 0}
+        found = darwin.children(pid, FAMILY_MAX, self._libc)
+        tokens = {child: darwin.start_token(child, self._libc) for child in found}
         return [ProcessId(child, token) for child, token in tokens.items() if token is not None]
 
 

@@ -30,6 +30,11 @@ _VNODE_INFO: Final = 152
 _PATH_MAX: Final = 1024
 _VNODE_PATH_SIZE: Final = 2 * (_VNODE_INFO + _PATH_MAX)
 
+# bsd/sys/proc_info.h: which processes proc_listpids lists. It answers in bytes; without a buffer, in those it needs.
+_ALL_PIDS: Final = 1
+_PPID_ONLY: Final = 6
+_PID_SIZE: Final = ctypes.sizeof(ctypes.c_int)
+
 # bsd/sys/proc.h and bsd/sys/proc_info.h
 _STOPPED: Final = 4
 _ZOMBIE: Final = 5
@@ -100,6 +105,25 @@ def folder(pid: int, libc: LibC) -> str | None:
         return None
     path = text[_VNODE_INFO : _VNODE_INFO + _PATH_MAX].split(b"\0", 1)[0]
     return path.decode("utf-8", "surrogateescape") or None
+
+
+def pids(libc: LibC) -> list[int]:
+    """All processes, everybody's."""
+    needed = libc.proc_listpids(ctypes.c_uint32(_ALL_PIDS), ctypes.c_uint32(0), None, ctypes.c_int(0))
+    # Half as much again: some are started meanwhile.
+    return _listed(_ALL_PIDS, 0, max(0, needed) // _PID_SIZE * 3 // 2, libc)
+
+
+def children(pid: int, most: int, libc: LibC) -> list[int]:
+    """The processes that one has started; not more than `most`."""
+    return _listed(_PPID_ONLY, pid, most, libc)
+
+
+def _listed(kind: int, of: int, most: int, libc: LibC) -> list[int]:
+    found = (ctypes.c_int * most)()
+    size = ctypes.c_int(ctypes.sizeof(found))
+    filled = libc.proc_listpids(ctypes.c_uint32(kind), ctypes.c_uint32(of), found, size)
+    return [pid for pid in found[: max(0, filled) // _PID_SIZE] if pid > 0]
 
 
 def _unique(pid: int, libc: LibC) -> tuple[int, int] | None:
