@@ -11,7 +11,7 @@ from typing import Any
 from admit_cli import ownyaml, render
 from admit_cli.door import BadSetting
 from admit_cli.tell import out, printable, tell
-from admitd import capacity, changing, discovery, drafting, memory, places, processes
+from admitd import capacity, changing, discovery, drafting, hostnames, memory, places, processes
 from admitd.changing import Put, Taken
 from admitd.core import headroom, wire
 from admitd.core.terms import RAM
@@ -31,7 +31,7 @@ def init(values: dict[str, Any]) -> int:
     physical = eyes.memory.physical()
     available = eyes.memory.reading().available
     host = drafting.machine(
-        os.uname().nodename,
+        hostnames.lasting(),
         physical,
         None if available is None else available.get(RAM),
         found.held,

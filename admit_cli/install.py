@@ -215,8 +215,8 @@ def _tell_of_privilege(found: dict[str, str]) -> None:
 def _tell_of_reach(paths: tuple[str, ...]) -> None:
     for path in paths:
         tell(
-            f"admit: macOS keeps {path} from programs that launchd starts, though not from a terminal; keep it elsewhere "
-            "(uv tool install, for admit itself), or give the program Full Disk Access in System Settings"
+            f"admit: macOS keeps {path} from programs that launchd starts, though not from a terminal; keep it "
+            "elsewhere (uv tool install, for admit itself), or give the program Full Disk Access in System Settings"
         )
 
 

@@ -9,10 +9,11 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from admitd import hostnames
 from admitd.core.terms import Capacity
 from admitd.problem import ConfigError, Problem
 
@@ -85,7 +86,7 @@ def load(
     path: Path,
     *,
     detect_physical: Callable[[], int] = physical_bytes,
-    hostname: Callable[[], str] = lambda: os.uname().nodename,
+    names: Callable[[], Iterable[str]] = hostnames.of_this_machine,
 ) -> Capacity:
     """Read `path`. ConfigError with every problem at once: file, line, place, what is wrong, what to write instead."""
     from admitd import ownfile, yamlfile
@@ -100,7 +101,7 @@ def load(
     if shape is None:
         raise ConfigError(_in_order(problems))
     meaning = Meaning(document, shape, bad)
-    capacity = meaning.capacity(hostname(), detect_physical)
+    capacity = meaning.capacity(names(), detect_physical)
     if capacity is None:
         raise ConfigError(_in_order([*problems, *meaning.problems]))
     return capacity

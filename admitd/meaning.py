@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -44,7 +44,7 @@ class Meaning:
         self._instructions = 0
         self.problems: list[Problem] = []
 
-    def capacity(self, hostname: str, detect_physical: Callable[[], int]) -> Capacity | None:
+    def capacity(self, names: Iterable[str], detect_physical: Callable[[], int]) -> Capacity | None:
         """The capacity; None where there are problems."""
         self._check_names()
         for name, service in self._shape.services.items():
@@ -52,7 +52,7 @@ class Meaning:
             self._check_signs(name, service)
             self._check_limit(name, service)
         self._check_safelist()
-        host = self._host(hostname, detect_physical)
+        host = self._host(names, detect_physical)
         if host is not None:
             self._check_fit(host)
         if self.problems or self._bad or host is None:
@@ -149,11 +149,11 @@ class Meaning:
 
     # The machine
 
-    def _host(self, hostname: str, detect_physical: Callable[[], int]) -> Host | None:
+    def _host(self, names: Iterable[str], detect_physical: Callable[[], int]) -> Host | None:
         entries = self._shape.hosts
         if not self._is_bad("hosts") and not entries:
             self._say(("hosts",), "names no machine", "write the name of this one and its memory under it")
-        chosen = self._choose_host(hostname)
+        chosen = self._choose_host(names)
         for name, entry in entries.items():
             if name != chosen and entry.ram_physical_mb is not None:
                 self._terms_of_host(name, entry, from_mb(entry.ram_physical_mb))
@@ -170,7 +170,7 @@ class Meaning:
             return None
         return self._terms_of_host(chosen, entry, physical)
 
-    def _choose_host(self, hostname: str) -> str | None:
+    def _choose_host(self, names: Iterable[str]) -> str | None:
         entries, wanted = self._shape.hosts, self._shape.host
         if self._is_bad("host") or not entries:
             return None
@@ -180,15 +180,19 @@ class Meaning:
             hint = self._meant(wanted, self._hosts)
             self._say(("host",), f"{show(wanted)} is no entry of hosts", f"{hint} one of {_listed(self._hosts)}")
             return None
-        mine = (hostname.casefold(), hostname.partition(".")[0].casefold())
-        for candidate in mine:
-            for name in entries:
-                if candidate and name.casefold() == candidate:
-                    return name
         if len(entries) == 1:
             return next(iter(entries))
-        what = f"none of {_listed(self._hosts)} is the name of this machine ({hostname})"
-        self._say(("hosts",), what, f"write host: {_listed(self._hosts[:1])} at the top, or name an entry {mine[1]}")
+        known = {name.casefold(): name for name in reversed(entries)}
+        tried = []
+        for mine in names:  # one after the other: the second takes a look at the disk
+            short = mine.partition(".")[0]
+            for candidate in (mine.casefold(), short.casefold()):
+                if candidate in known:
+                    return known[candidate]
+            tried.append((mine, short))
+        what = f"none of {_listed(self._hosts)} is the name of this machine ({' or '.join(mine for mine, _ in tried)})"
+        name = tried[-1][1].casefold() if tried else "after it"
+        self._say(("hosts",), what, f"write host: {_listed(self._hosts[:1])} at the top, or name an entry {name}")
         return None
 
     def _terms_of_host(self, name: str, entry: HostShape, physical: int) -> Host | None:

@@ -2,8 +2,8 @@
 
 The name says for whom how much is held, so that a damaged content is still charged. The content ends with a checksum
 over both, so that damage is always noticed: a truncated record, a flipped bit, a record under another's name. No
-record's file is touched here. It says in which boot it was made: macOS's folder outlives a boot, and the monotonic clock
-begins anew.
+record's file is touched here. It says in which boot it was made: macOS's folder outlives a boot, and the monotonic
+clock begins anew.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def writer(folder: Path) -> Write:
 
 
 def load(path: Path, hostname: str = "elsewhere.local", physical: int = 64 * GIB) -> Capacity:
-    return capacity.load(path, detect_physical=lambda: physical, hostname=lambda: hostname)
+    return capacity.load(path, detect_physical=lambda: physical, names=lambda: [hostname])
 
 
 def service(**keys: Any) -> str:

@@ -3,8 +3,8 @@
 What it keeps to: bootout ends before the job does; bootstrap meanwhile is 5; over a loaded job it is 37 and the old
 definition stays; a disabled label is 119, and stays disabled whatever else is done; a plist that others may write to is
 122. FOLDER/state.json is its memory, FOLDER/said every command line. What it is told in its memory: to answer
-everything with `refuses` (without a desktop session that is 112, or 125), to be busy for as many `races`, to say 36 of a
-job that is `in_progress` of ending, and to leave a loaded job `idle`.
+everything with `refuses` (without a desktop session that is 112, or 125), to be busy for as many `races`, to say 36
+of a job that is `in_progress` of ending, and to leave a loaded job `idle`.
 """
 
 from __future__ import annotations

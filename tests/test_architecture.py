@@ -56,6 +56,7 @@ ORDER = (
     "admitd/shape.py",
     "admitd/reading.py",
     "admitd/meaning.py",
+    "admitd/hostnames.py",
     "admitd/capacity.py",
     "admitd/yamlwrite.py",
     "admitd/splicing.py",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import plistlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from admitd import capacity
+from admitd import capacity, hostnames
 from admitd.capacity import ConfigError, NotFound
 from admitd.core import headroom
 from admitd.core.terms import OnPressure, Probe, Sentinel
@@ -200,6 +202,34 @@ MACHINES = [
 @pytest.mark.parametrize(("head", "hostname", "chosen"), [pytest.param(*row[1:], id=row[0]) for row in MACHINES])
 def test_the_machine_is_found(write: Write, head: str, hostname: str, chosen: str) -> None:
     assert load(write(head + "services: {}\n"), hostname=hostname).host.name == chosen
+
+
+def test_a_mac_that_its_network_has_renamed_is_found_by_the_name_that_its_owner_gave_it(
+    write: Write, tmp_path: Path
+) -> None:
+    kept = tmp_path / "preferences.plist"
+    kept.write_bytes(plistlib.dumps({"System": {"Network": {"HostNames": {"LocalHostName": "Attic"}}}}))
+    nodename = os.uname().nodename
+    assert list(hostnames.of_this_machine("darwin", kept)) == [nodename, "Attic"]
+    assert hostnames.lasting("darwin", kept) == "Attic"
+    assert hostnames.lasting("linux", kept) == nodename
+    path = write(TWO + "services: {}\n")
+    found = capacity.load(path, detect_physical=lambda: 16 * GIB, names=lambda: ["dhcp-17.example", "Attic"])
+    assert found.host.name == "Attic"
+    with pytest.raises(ConfigError) as problem:
+        capacity.load(path, detect_physical=lambda: 16 * GIB, names=lambda: ["dhcp-17.example", "Cellar"])
+    assert "is the name of this machine (dhcp-17.example or Cellar)" in str(problem.value)
+    assert "or name an entry cellar" in str(problem.value)
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [b"", b"bplist00", b"<?xml version='1.0'?><plist", plistlib.dumps([]), plistlib.dumps({"System": {"Network": 3}})],
+)
+def test_what_a_mac_keeps_of_its_name_may_be_anything(tmp_path: Path, kept: bytes) -> None:
+    (tmp_path / "preferences.plist").write_bytes(kept)
+    assert hostnames.lasting("darwin", tmp_path / "preferences.plist") == os.uname().nodename
+    assert hostnames.lasting("darwin", tmp_path / "none") == os.uname().nodename
 
 
 def test_memory_that_is_not_declared_is_detected_to_the_byte(write: Write) -> None:

@@ -60,7 +60,7 @@ def written(found: Discovered, folder: Path) -> tuple[capacity.Capacity, str]:
     path = folder / "capacity.yaml"
 
     def load(path: Path) -> capacity.Capacity:
-        return capacity.load(path, hostname=lambda: "box")
+        return capacity.load(path, names=lambda: ["box"])
 
     return changing.create(path, text, load), text
 

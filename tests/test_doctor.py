@@ -384,7 +384,7 @@ def test_no_recipe_is_complained_of_for_its_patterns(path: Path, tmp_path: Path)
     copy = tmp_path / path.name
     copy.write_text(path.read_text())
     copy.chmod(0o600)
-    declared = capacity.load(copy, detect_physical=lambda: 64 << 30, hostname=lambda: "anywhere")
+    declared = capacity.load(copy, detect_physical=lambda: 64 << 30, names=lambda: ["anywhere"])
     facts = replace(GOOD, capacity=declared, look=Look(300))
     for name in ("patterns", "overlaps", "respawns", "safelist", "caches"):
         assert {each.level for each in findings(name, facts)} == {Level.OK}, name

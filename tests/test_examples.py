@@ -32,7 +32,7 @@ def load(path: Path, tmp_path: Path) -> Capacity:
     copy = tmp_path / path.name
     shutil.copyfile(path, copy)
     copy.chmod(0o600)
-    return capacity.load(copy, detect_physical=lambda: 64 << 30, hostname=lambda: "anywhere")
+    return capacity.load(copy, detect_physical=lambda: 64 << 30, names=lambda: ["anywhere"])
 
 
 def tree(path: Path) -> Any:

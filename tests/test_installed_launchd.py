@@ -230,6 +230,14 @@ def test_a_restart_that_meets_another_tries_again(mac: Mac) -> None:
     assert mac.said()[3:] == ["kickstart"] * 3
 
 
+@pytest.mark.parametrize("plist", [b"", b"<?xml version='1.0'?><plist", b"bplist00", plistlib.dumps([])])
+def test_a_plist_that_somebody_has_broken_is_shown_as_far_as_it_goes(mac: Mac, plist: bytes) -> None:
+    mac.plist.parent.mkdir(parents=True)
+    mac.plist.write_bytes(plist)
+    state = mac.launchd().state()
+    assert (state.installed, state.command) == (True, ())
+
+
 def test_one_that_does_not_end_is_not_waited_for_for_ever(mac: Mac) -> None:
     mac.launchd().install(mac.wanted())
     until(mac.is_up, WITHIN_S)

@@ -32,7 +32,7 @@ NEWER_LINE = (
 def load(path: Path, text: str) -> capacity.Capacity:
     path.write_text(text)
     path.chmod(0o600)
-    return capacity.load(path, hostname=lambda: "box")
+    return capacity.load(path, names=lambda: ["box"])
 
 
 def test_a_file_without_a_version_is_of_the_first(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import plistlib
 import time
 from pathlib import Path
 from typing import Final
+from xml.parsers.expat import ExpatError
 
 from admitd import actuator
 from admitd.installing.wanted import KeeperFailed, NotInstalled, State, Wanted, put, take_away, template
@@ -102,7 +103,7 @@ class Launchd:
     def _command(self) -> tuple[str, ...]:
         try:
             return tuple(map(str, plistlib.loads(self._plist.read_bytes())["ProgramArguments"]))
-        except (OSError, ValueError, KeyError, TypeError, plistlib.InvalidFileException):
+        except (OSError, ValueError, KeyError, TypeError, ExpatError, plistlib.InvalidFileException):
             return ()  # not there, or not as we wrote it
 
     def log(self, lines: int) -> list[str]:
