@@ -23,7 +23,9 @@ OUTPUT_KEPT: Final = 2000
 _TICK_S: Final = 0.005
 _NOT_FOUND: Final = re.compile(r"^/bin/sh: (?:.*: )?(?:command not found|not found|Permission denied)$", re.MULTILINE)
 """What dash, and bash as sh, say of a command that they cannot run; in a pipeline no exit code tells it."""
-
+_NO_SUCH: Final = re.compile(r"^/bin/sh: (?:line \d+: )?[^:]*/[^:]*: No such file or directory$", re.MULTILINE)
+"""What bash as sh (macOS) says of a program by its path that is not there, and of a file that is to be redirected."""
+_REDIRECTS: Final = re.compile(r"[<>](?!&|\s*/dev/null\b)")
 
 _changed: Final = threading.Condition()
 _under_way: Final[list[object]] = []
@@ -58,6 +60,7 @@ def _counted() -> Iterator[None]:
 @dataclass(slots=True)
 class _Running:
     service: str
+    command: Command
     process: subprocess.Popen[bytes]
     late_at: float
     ended_at: float | None = None
@@ -107,7 +110,7 @@ def _start(service: str, command: Command, bound_s: float, selector: selectors.B
         process = actuator.start_helper(command, subprocess.PIPE)
     except actuator.CannotStart as problem:
         return Check(service, None, str(problem))
-    started = _Running(service, process, time.monotonic() + bound_s)
+    started = _Running(service, command, process, time.monotonic() + bound_s)
     if process.stdout is not None:
         os.set_blocking(process.stdout.fileno(), False)
         selector.register(process.stdout, selectors.EVENT_READ, started)
@@ -151,9 +154,16 @@ def _ended(each: _Running, bound_s: float) -> Check | None:
         return Check(each.service, False, f"no answer in {bound_s:g} s, ended" + (f": {said}" if said else ""))
     detail = actuator.exit_text(code or 0) + (f": {said}" if said else "")
     # 126 and 127: what a shell ends with when it can't run the command (POSIX, 2.8.2)
-    if code in (126, 127) or (code != 0 and _NOT_FOUND.search(said)):
+    if code in (126, 127) or (code != 0 and _says_not_run(said, each.command)):
         return Check(each.service, None, detail)
     return Check(each.service, code == 0, detail)
+
+
+def _says_not_run(said: str, command: Command) -> bool:
+    if _NOT_FOUND.search(said):
+        return True
+    text = command if isinstance(command, str) else " ".join(command)
+    return _NO_SUCH.search(said) is not None and not _REDIRECTS.search(text)
 
 
 @dataclass(slots=True)

@@ -51,7 +51,10 @@ def _on_darwin(pid: int) -> Supervisor:
         return respawn.of_parent(0, "")
     if info.parent == 1:
         label = label_in(_launchctl_list(), pid)
-        return respawn.of_parent(1, "") if label is None else respawn.of_launchd(label, os.getuid())
+        is_root = os.getuid() == 0
+        if label is not None:
+            return respawn.of_launchd(label, os.getuid(), as_root=is_root)
+        return respawn.of_parent(1, "") if is_root else respawn.UNSEEN
     parent = darwin.short_bsd_info(info.parent, libc)
     program = parent.comm.decode("utf-8", "replace") if parent else "a program"
     return respawn.of_parent(info.parent, program, typed_in=_leads_session(info.parent))

@@ -79,6 +79,26 @@ def test_a_check_that_cannot_start_says_neither_yes_nor_no(command: Command) -> 
     assert check.detail
 
 
+def as_bash(line: str) -> Command:
+    """As where /bin/sh is bash: on macOS, and on some Linux."""
+    return ("bash", "-c", 'exec -a /bin/sh bash -c "$0"', line)
+
+
+@pytest.mark.parametrize(
+    ("line", "loaded"),
+    [
+        ("/no/such/program ps | grep -q loaded", None),
+        ("no-such-program ps | grep -q loaded", None),
+        ("/no/such/program ps > /dev/null | grep -q x", None),
+        ("grep -q x < /no/such/file", False),
+        ("cat /no/such/file | grep -q x", False),
+        ("echo '/bin/sh: line 1: it: No such file or directory'; false", False),
+    ],
+)
+def test_a_missing_program_is_told_from_a_missing_file(line: str, loaded: bool | None) -> None:
+    assert one(as_bash(line)).loaded is loaded
+
+
 def test_what_it_says_of_a_missing_program_is_kept() -> None:
     assert "no-such-program" in one("no-such-program | grep -q x").detail
     assert "/no/such/program cannot be run: No such file or directory" in one(("/no/such/program",)).detail

@@ -288,6 +288,14 @@ CASES: list[tuple[str, dict[str, Any], Level, str, str, dict[str, Any]]] = [
     ),
     (
         "supervisor",
+        {"keeper": respawn.UNSEEN},
+        W,
+        "by hand, or by a job of the system's launchd",
+        "sudo launchctl list | grep admit",
+        {"answering": None, "keeper": None},
+    ),
+    (
+        "supervisor",
         {"answering": None, "installed": FAILED},
         F,
         "the installed daemon does not run: failed (failed)",

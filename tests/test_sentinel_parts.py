@@ -17,9 +17,11 @@ from admitd import hands, supervisors
 from admitd.boot import boot_id, since_boot_s
 from admitd.core.acts import Tell
 from admitd.core.events import Entry, Event
+from admitd.core.respawn import Supervisor
 from admitd.core.terms import ProcessId
 from admitd.gate import Ask
 from admitd.hands import Hand
+from admitd.processes.darwin import ShortInfo
 from admitd.processes.glimpse import Glimpse, glimpse
 from admitd.reservations import Standing
 from admitd.vitals import Vitals
@@ -233,6 +235,26 @@ LISTED = "PID\tStatus\tLabel\n412\t0\torg.example.qwen\n-\t0\torg.example.idle\n
 def test_the_label_of_a_launchd_job_is_found_by_its_pid(pid: int, label: str | None) -> None:
     assert supervisors.label_in(LISTED, pid) == label
     assert supervisors.label_in("", pid) is None
+
+
+@pytest.mark.parametrize(
+    ("listed", "uid", "name", "stop"),
+    [
+        (LISTED, 501, "the launchd job other", "launchctl bootout gui/501/other"),
+        (LISTED, 0, "the launchd job other", "sudo launchctl bootout system/other"),
+        ("", 501, "a job of the system's launchd, or something that has ended since,", None),
+        ("", 0, "something that has ended since", None),
+    ],
+)
+def test_whom_launchd_keeps_is_told_as_far_as_it_shows_its_jobs(
+    monkeypatch: pytest.MonkeyPatch, listed: str, uid: int, name: str, stop: str | None
+) -> None:
+    info = ShortInfo(41, 1, uid, b"server", stopped=False, zombie=False, traced=False, suspended=False)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(os, "getuid", lambda: uid)
+    monkeypatch.setattr("admitd.processes.darwin.short_bsd_info", lambda pid, libc: info)
+    monkeypatch.setattr(supervisors, "_launchctl_list", lambda: listed)
+    assert supervisors.of(41) == Supervisor(name, stop)
 
 
 # Signs of life

@@ -8,6 +8,7 @@ by itself, to make room or because it is idle: its owner is another program.
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ _NOATIME: Final = getattr(os, "ST_NOATIME", 0)
 @dataclass(frozen=True, slots=True)
 class HubRepo:
     """One repository in the cache. `id` is as Hugging Face's tools write it: model/owner/name; `used_at` is None where
-    the file system does not note when files are read."""
+    the file system does not note when files are read, as macOS's does not."""
 
     id: str
     path: Path
@@ -58,7 +59,8 @@ def contents(folder: Path) -> HubContents:
     info = _scan(folder)
     if info is None:
         return HubContents(folder, (), 0, 0)
-    is_noted = not os.statvfs(folder).f_flag & _NOATIME
+    # APFS notes the first reading after a writing, and none after that: the last use would be the download's day.
+    is_noted = sys.platform == "linux" and not os.statvfs(folder).f_flag & _NOATIME
     repos = tuple(sorted((_repo(each, is_noted) for each in info.repos), key=lambda each: each.id))
     said = tuple(str(each) for each in info.warnings)
     unfinished = getattr(info, "incomplete_size_on_disk", 0)  # versions before 2 do not say

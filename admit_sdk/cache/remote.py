@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import re
 import ssl
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -135,10 +136,11 @@ def _refused(source: Source, error: urllib.error.HTTPError, start: int) -> Excep
 
 
 def _untrusted(source: Source, problem: ssl.SSLCertVerificationError) -> DownloadFailed:
-    return DownloadFailed(
-        f"{_host(source)} is not trusted: {problem.verify_message}. A certificate of your own goes into the system's "
-        "store, or into the file that SSL_CERT_FILE names"
-    )
+    own = "A certificate of your own goes into the system's store, or into the file that SSL_CERT_FILE names"
+    if sys.platform == "darwin":  # OpenSSL reads no keychain
+        own = "python.org's Python has no certificates before its Install Certificates.command was run; "
+        own += "one of your own goes into the file that SSL_CERT_FILE names"
+    return DownloadFailed(f"{_host(source)} is not trusted: {problem.verify_message}. {own}")
 
 
 def _opener() -> urllib.request.OpenerDirector:

@@ -121,6 +121,11 @@ def of_launchd(label: str, uid: int, *, as_root: bool = False) -> Supervisor:
     return Supervisor(f"the launchd job {label}", command)
 
 
+UNSEEN: Final = Supervisor("a job of the system's launchd, or something that has ended since,", None)
+"""Of what launchd itself has for a child: it adopts what is left alone, and `launchctl list` shows a user no job of the
+system's."""
+
+
 def of_parent(pid: int, program: str, *, typed_in: bool = False) -> Supervisor:
     """The program that started it, where it is no service manager that we know; never a command that would end a
     login, a terminal or the manager of all of a user's services. `typed_in`: the parent leads its session."""

@@ -6,6 +6,7 @@ import os
 import shlex
 
 from admitd import portowner
+from admitd.core import respawn
 from admitd.core.terms import Capacity
 from admitd.doctor.finding import OWN, UNSEEN, Answering, Facts, Finding, fault, ok, warning
 
@@ -55,6 +56,9 @@ def keeper(facts: Facts) -> list[Finding]:
     if found is not None and found.ours:
         if facts.keeper is not None and facts.keeper.name.startswith(_MANAGERS):
             return ok(f"{facts.keeper.name} keeps the daemon running")
+        if facts.keeper == respawn.UNSEEN:
+            what = "the daemon was started by hand, or by a job of the system's launchd, which this user cannot see"
+            return [warning(what, "sudo launchctl list | grep admit")]
         what = "the daemon was started by hand: after a crash or a reboot nobody starts it again"
         return [warning(what, _after_it(found, facts.again("daemon", "install")))]
     state = facts.installed

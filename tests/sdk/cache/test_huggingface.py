@@ -111,6 +111,13 @@ def test_a_repository_that_is_being_downloaded_stays(hub: Path) -> None:
         huggingface.evict(hub, "org/name")
 
 
+def test_on_a_mac_nothing_counts_as_idle(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """APFS would tell the day of the download, also of what is read every day."""
+    age(hub / "models--org--name", 400)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert huggingface.contents(hub).idle(time.time(), MONTH_S) == ()
+
+
 def test_where_reading_is_not_noted_nothing_counts_as_idle(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     age(hub / "models--org--name", 400)
     assert len(huggingface.contents(hub).idle(time.time(), MONTH_S)) == 1
