@@ -180,6 +180,7 @@ class ActivityWatch:
         watch.ports = self._sockets.ports(ids)
         return Glance(
             now,
+            watch.ids,
             self._times.of(ids, watch.others),
             connections,
             None if said is None else said.working,

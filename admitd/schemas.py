@@ -109,7 +109,9 @@ class Condition(BaseModel):
     """What the sentinel knows of a service, as of its last round."""
 
     busy: bool | None = Field(description="Whether it works; null: unknown, which counts as busy.")
-    active_s_ago: float | None = Field(description="Since it was last seen working; null: never.")
+    active_s_ago: float | None = Field(
+        description="Since it was last seen working, or seen to start; null: neither was seen."
+    )
     activity: str
     probe: Literal["unasked", "answers", "busy", "silent", "recovering", "left_alone"] | None
     probe_failures: int

@@ -241,11 +241,13 @@ class Sentinel:
         return frozenset(held.service for held in standing if self._is_followed(held, scene))
 
     def _is_followed(self, held: Reservation, scene: Scene) -> bool:
-        """Whether a load is still under way. What is there already is followed only by a living holder: the server
-        keeps the lease of a reservation as long as it lives, and nobody may wait for it any more."""
+        """Whether a load is still under way. What is there already is followed only by a living holder, and never by
+        itself (`admit run`): the server keeps the lease as long as it lives, and nobody may wait for it any more."""
         account = scene.ledger.accounts.get(held.service)
         if account is None or not account.state.is_loaded or held.holder is None:
             return True
+        if any(process.id == held.holder for process in account.processes):
+            return False
         return self._gate.table.identify(held.holder.pid) == held.holder
 
     def _forget_what_was_unloaded(self, held: Mapping[str, hands.Hand]) -> None:

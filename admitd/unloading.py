@@ -236,7 +236,7 @@ class _Unload:
         return self._wait_until_gone(time.monotonic() + patience_s), None
 
     def _wait_until_gone(self, deadline: float) -> Account | None:
-        return _wait_until_gone(self._gate, self._service, deadline, self._asked)
+        return _wait_until_gone(self._gate, self._account, deadline, self._asked)
 
     def _ask_to_go(self) -> UnloadFailed | UnloadTimedOut | None:
         """Ask once; None where it was asked, else why it could not be."""
@@ -262,7 +262,9 @@ class _Unload:
             keeper = supervisors.of(pids[0])
             return UnloadTimedOut(f"{name} went, and {keeper.name} started it again", pids, keeper)
         why = f"{name} is still there {time.monotonic() - self._began:.0f} s after it was asked to go"
-        if not pids:
+        if left.mention_only:
+            why += f": {_that_is_a_mention(left)}"
+        elif not pids:
             why += ": its loaded_check_cmd still says that it is loaded"
         return UnloadTimedOut(why, pids)
 
@@ -288,14 +290,18 @@ class _Unload:
 
 
 def _why_nobody_is_signalled(account: Account) -> str:
+    if account.sightings:
+        return _that_is_a_mention(account)
+    return f"{account.service.name} has no unload_cmd, and no process of its own was found that could be signalled"
+
+
+def _that_is_a_mention(account: Account) -> str:
     name = account.service.name
     mentions = ", ".join(f"{seen.process.id.pid} ({seen.program})" for seen in account.sightings)
-    if mentions:
-        return (
-            f"only mentions of {name} were found, and a mention is never signalled: process {mentions}. If that is the "
-            f"service, declare its program: (admit explain {name})"
-        )
-    return f"{name} has no unload_cmd, and no process of its own was found that could be signalled"
+    return (
+        f"only mentions of {name} were found, and a mention is never signalled: process {mentions}. If that is the "
+        f"service, declare its program: (admit explain {name})"
+    )
 
 
 def _run_unload_cmd(service: Service, pids: tuple[int, ...] = ()) -> UnloadFailed | UnloadTimedOut | None:
@@ -329,8 +335,11 @@ def _is_replaced(account: Account, asked: frozenset[ProcessId]) -> bool:
     return bool(left and asked) and left.isdisjoint(asked)
 
 
-def _wait_until_gone(gate: Gate, service: Service, deadline: float, asked: frozenset[ProcessId]) -> Account | None:
+def _wait_until_gone(gate: Gate, before: Account, deadline: float, asked: frozenset[ProcessId]) -> Account | None:
     """None once it is gone; the account of what is left when the time is up, or what is there in place of `asked`.
+
+    What merely mentions it is no reason to wait, unless nothing else was there `before`: then that may be what its
+    unload_cmd ends.
 
     Two looks must agree, one LOOK_EVERY_S after the other: one look is no snapshot, and misses who forks and goes while
     it is taken; and what a supervisor starts again at once is not there for the moment that a fork and an exec take.
@@ -341,12 +350,12 @@ def _wait_until_gone(gate: Gate, service: Service, deadline: float, asked: froze
     while True:
         is_late = time.monotonic() >= deadline
         try:
-            account = gate.look().ledger.account(service)
+            account = gate.look().ledger.account(before.service)
         except (CannotSee, NotRecorded):
             if is_late:
                 raise
         else:
-            if not account.state.is_loaded or (account.mention_only and not service.unload_cmd):
+            if not account.state.is_loaded or (account.mention_only and not before.mention_only):
                 missed += 1
                 if missed == 2:
                     return None

@@ -15,7 +15,7 @@ from admitd import hands, unloading
 from admitd.core.events import Event
 from admitd.core.ledger import Account
 from admitd.core.respawn import Supervisor
-from admitd.core.terms import RAM, Process, ProcessId, Reading, Reservation, Service, Sighting, State
+from admitd.core.terms import RAM, Check, Process, ProcessId, Reading, Reservation, Service, Sighting, State
 from admitd.processes.table import CannotSee
 
 MIB = 1 << 20
@@ -292,13 +292,41 @@ def test_where_the_kernel_is_only_late_to_count_it_is_waited_for_and_no_word_sai
     assert outcome.took_s >= unloading.BACK_WAIT_S
 
 
-def test_a_mention_that_is_left_is_no_reason_to_wait(sent: Sent) -> None:
-    mention = Account(SERVICE, State.LOADED, {}, None, (Sighting("coder", TWO, mention=True, program="tail"),))
-    outcome, _ = unload(there(ONE), mention)
-    assert isinstance(outcome, unloading.Unloaded)
-    refused, _ = unload(mention)
+BY_COMMAND = replace(SERVICE, unload_cmd=("/bin/true",))
+NEVER = "a mention is never signalled: process 4712 (tail)"
+
+
+@pytest.fixture
+def commanded(sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unload_cmd ends well, in no time."""
+    monkeypatch.setattr(unloading, "_run_unload_cmd", lambda service, pids: None)
+
+
+def mentioned(service: Service = BY_COMMAND, check: bool | None = None) -> Account:
+    tail = Sighting("coder", TWO, mention=True, program="tail")
+    return Account(service, State.LOADED, {}, None, (tail,), Check("coder", check))
+
+
+def test_a_mention_that_is_left_is_no_reason_to_wait(commanded: None) -> None:
+    asked = ((there(ONE), mentioned(SERVICE)), (there(ONE, service=BY_COMMAND), mentioned()))
+    for before, after in (*asked, (mentioned(check=True), mentioned(check=False))):
+        outcome, _ = unload(before, after)
+        assert isinstance(outcome, unloading.Unloaded)
+        assert outcome.took_s < 1.0
+
+
+def test_where_there_are_only_mentions_they_are_what_is_said(commanded: None) -> None:
+    """An unload_cmd may end what looks like one; of a check that says yes, it is said that it does."""
+    refused, _ = unload(mentioned(SERVICE))
     assert isinstance(refused, unloading.UnloadFailed)
-    assert "a mention is never signalled: process 4712 (tail)" in refused.why
+    assert NEVER in refused.why
+    ended, _ = unload(*[mentioned()] * 9, gone(BY_COMMAND))
+    assert isinstance(ended, unloading.Unloaded)
+    assert ended.took_s >= 9 * unloading.LOOK_EVERY_S, "and that is waited for"
+    for after, why in ((mentioned(), NEVER), (mentioned(check=True), "its loaded_check_cmd still says that")):
+        stays, _ = unload(mentioned(check=after.check and after.check.loaded), after)
+        assert isinstance(stays, unloading.UnloadTimedOut)
+        assert (why in stays.why, stays.pids) == (True, ())
 
 
 def test_clean_up_runs_the_unload_cmd_where_nothing_is_seen_and_unloads_where_something_is(

@@ -10,7 +10,9 @@ What a look means, in order; the first that applies decides:
 7. somebody is connected to it: unknown, and idle after KEPT_OPEN_S without work;
 8. who is connected can't be seen: unknown, and idle after QUIET_S without work;
 9. idle.
-Unknown counts as busy. What our own probes made a service do is no activity.
+Unknown counts as busy. What our own probes made a service do is no activity. What came since the look before was
+started for somebody: it counts as active when it is first seen, whatever those that were there before it did, or its
+load took. Of what was there at the first look of all, nothing is known.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ nobody uses sooner (uvicorn and llama-server after 5 s), so a longer one is a cl
 @dataclass(frozen=True, slots=True)
 class Activity:
     """Whether a service works. `busy` None: unknown, which counts as busy. `last_active_s`: when it was last seen busy,
-    by the clock of `now`; None for never. `cpu_s`: processor time of its processes, all told."""
+    or seen to have come, by the clock of `now`; None for never. `cpu_s`: processor time of its processes, all told."""
 
     busy: bool | None
     last_active_s: float | None
@@ -54,7 +56,8 @@ class Activity:
 
 @dataclass(frozen=True, slots=True)
 class Glance:
-    """What one look saw of one service's work. `cpu` is in seconds by process, None where it can't be read.
+    """What one look saw of one service's work. `ids`: its own processes. `cpu` is in seconds by process, children too,
+    None where it can't be read.
 
     `working` and `work` are its own word and its own count of what it did; both None where it has none. `silent`: it
     has such metrics, and they did not come. `ours_s` and `ours`: processor time and count of our own probes since the
@@ -62,6 +65,7 @@ class Glance:
     """
 
     at_s: float
+    ids: frozenset[ProcessId]
     cpu: Mapping[ProcessId, float] | None
     connections: int | None = None
     working: bool | None = None
@@ -77,8 +81,12 @@ class Glance:
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """What is remembered of one service: the glance that the next one is compared with, and since when it is quiet."""
+    """What is remembered of one service: the glance that the next one is compared with, and since when it is quiet.
 
+    `ids`: the processes that it had when any were seen last; None before the first look. `last_active_s` is theirs.
+    """
+
+    ids: frozenset[ProcessId] | None = None
     before: Glance | None = None
     last_active_s: float | None = None
     quiet_since_s: float | None = None
@@ -87,12 +95,15 @@ class Course:
 
 def step(course: Course, seen: Glance) -> tuple[Course, Activity]:
     """What `seen` says, and what is remembered for the next look."""
+    if course.ids is not None and course.ids.isdisjoint(seen.ids):
+        course = Course(last_active_s=seen.at_s)
+    course = replace(course, ids=seen.ids)
     before = course.before
     asked = _own_word(before, seen)
     if asked:
         return _busy(course, seen, asked)
-    if before is None or _is_another(before, seen):
-        return _unknown(replace(course, quiet_since_s=None), seen, "looked at for the first time")
+    if before is None:
+        return _unknown(course, seen, "looked at for the first time")
     window_s = seen.at_s - before.at_s
     if window_s < WINDOW_LEAST_S:
         kept = replace(before, ours_s=before.ours_s + seen.ours_s, ours=before.ours + seen.ours)
@@ -107,16 +118,16 @@ def step(course: Course, seen: Glance) -> tuple[Course, Activity]:
     return _quiet(replace(course, quiet_since_s=since_s), seen, since_s)
 
 
-def gone(course: Course, detail: str = "not loaded") -> tuple[Course, Activity]:
-    """It is not loaded: it does nothing, and what comes next is another."""
-    said = Activity(False, course.last_active_s, 0.0, None, detail)
-    return Course(last_active_s=course.last_active_s, said=said), said
+def gone(course: Course) -> tuple[Course, Activity]:
+    """It is not loaded, and does nothing. Who comes next is another, unless one look has only missed it."""
+    said = Activity(False, None, 0.0, None, "not loaded")
+    return Course(course.ids or frozenset(), last_active_s=course.last_active_s, said=said), said
 
 
 def unseen(course: Course, detail: str) -> tuple[Course, Activity]:
     """It is loaded, and no process of it can be seen."""
     said = Activity(None, course.last_active_s, 0.0, None, detail)
-    return Course(last_active_s=course.last_active_s, said=said), said
+    return Course(course.ids, last_active_s=course.last_active_s, said=said), said
 
 
 def _own_word(before: Glance | None, seen: Glance) -> str:
@@ -145,10 +156,6 @@ def _quiet(course: Course, seen: Glance, since_s: float) -> tuple[Course, Activi
     return _idle(course, seen, f"no work for {quiet_s:.0f} s")
 
 
-def _is_another(before: Glance, seen: Glance) -> bool:
-    return bool(before.cpu) and bool(seen.cpu) and set(before.cpu or ()).isdisjoint(seen.cpu or ())
-
-
 def _took(before: Glance, seen: Glance) -> float | None:
     """Seconds of processor time between two looks; of a process that is new, all it ever took."""
     if before.cpu is None or seen.cpu is None:
@@ -159,7 +166,7 @@ def _took(before: Glance, seen: Glance) -> float | None:
 
 def _busy(course: Course, seen: Glance, detail: str) -> tuple[Course, Activity]:
     said = Activity(True, seen.at_s, seen.cpu_s, seen.connections, detail)
-    return Course(_plain(seen), seen.at_s, None, said), said
+    return Course(seen.ids, _plain(seen), seen.at_s, None, said), said
 
 
 def _idle(course: Course, seen: Glance, detail: str) -> tuple[Course, Activity]:

@@ -42,9 +42,9 @@ class Answering(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """`active_s_ago` None: it was never seen working. `probe` None: it has none, or is not loaded. `failures`: of its
-    probe, in a row. `peak`: the most that was measured since it started; None where nothing was. `half`: why it counts
-    as half loaded though its process is there; empty where it does not."""
+    """`active_s_ago` None: it was there before anyone looked, and never seen working. `probe` None: it has none, or is
+    not loaded. `failures`: of its probe, in a row. `peak`: the most that was measured since it started; None where
+    nothing was. `half`: why it counts as half loaded though its process is there; empty where it does not."""
 
     busy: bool | None
     active_s_ago: float | None

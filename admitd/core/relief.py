@@ -34,7 +34,8 @@ WORTH: Final = 64 * MIB
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One service as a look saw it. `idle`: known to be; `last_active_s`: by the clock of `now`, None for never."""
+    """One service as a look saw it. `idle`: known to be; `last_active_s`: when it last worked, or came, by the clock of
+    `now`; None for never. `handled`: somebody loads or unloads it."""
 
     account: Account
     idle: bool
@@ -153,16 +154,24 @@ def _advise(reading: Reading, standing: Sequence[Standing], chosen: Standing | N
 def idle_too_long(
     memory: Mapping[str, float], now: float, standing: Iterable[Standing]
 ) -> tuple[Mapping[str, float], tuple[Act, ...]]:
-    """Who is unloaded because it was idle for its idle_unload_s. `memory`: since when each is known to be idle."""
+    """Who is unloaded because it was idle for its idle_unload_s. `memory`: since when each is known to be idle. Whom
+    somebody loads or unloads is not: how long a load waits for its disk is not held against what it loads."""
     since: dict[str, float] = {}
     acts: list[Act] = []
     for each in standing:
         account = each.account
         limit_s = account.service.idle_unload_s
         gone = not account.state.is_loaded or account.mention_only or account.reservation is not None
-        if limit_s is None or gone or each.handled or not each.idle or account.stays is not None:
+        if limit_s is None or gone or account.stays is not None:
             continue
         name = account.service.name
+        if each.handled:
+            since[name] = now
+            continue
+        if not each.idle:
+            if name in memory and each.last_active_s is not None:
+                since[name] = memory[name]  # nothing older counts when it is idle again
+            continue
         began = memory.get(name, now)
         if each.last_active_s is not None:
             began = max(began, each.last_active_s) if name in memory else each.last_active_s

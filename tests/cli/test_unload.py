@@ -130,6 +130,17 @@ def test_a_mention_is_never_signalled(desk: Desk) -> None:
     assert (by_hand.wait(), tail.poll()) == (-signal.SIGTERM, None)
 
 
+def test_a_mention_does_not_keep_what_its_own_command_has_ended(desk: Desk) -> None:
+    desk.declare(desk.service("coder", unload_cmd=f"kill $(cat {desk.home / 'pid'})"))
+    tail = desk.started.start("tail", "-f", desk.program("coder"), "/dev/null")
+    by_hand = desk.start_by_hand("coder")
+    (desk.home / "pid").write_text(str(by_hand.pid))
+    wait_until(lambda: desk.admit("status", "--json").json["services"][0]["mentioned_by"])
+    assert desk.admit("unload", "coder").must(0).out.startswith("coder is unloaded after ")
+    assert (by_hand.wait(), tail.poll()) == (-signal.SIGTERM, None)
+    assert '"unload_failed"' not in desk.admit("events", "--json").must(0).out
+
+
 def test_what_something_starts_again_is_said(desk: Desk) -> None:
     """Nobody is left who could be named: what started it was itself."""
     desk.declare(desk.service("coder"))

@@ -6,16 +6,19 @@ from typing import Any
 
 import pytest
 
-from admitd.core import activity
+from admitd.core import activity, relief
 from admitd.core.activity import Activity, Course, Glance
-from admitd.core.terms import ProcessId
+from admitd.core.ledger import Account
+from admitd.core.terms import ProcessId, State
+from tests.core.worlds import loaded, ram, service
 
 SERVER, CHILD, OTHER = ProcessId(10, 1), ProcessId(11, 2), ProcessId(12, 3)
 
 
 def glance(at_s: float, cpu_s: float | None = 0.0, connections: int | None = 0, **fields: Any) -> Glance:
     cpu = fields.pop("cpu", None if cpu_s is None else {SERVER: cpu_s})
-    return Glance(at_s, cpu, connections, **fields)
+    ids = fields.pop("ids", frozenset(cpu or {SERVER}))
+    return Glance(at_s, ids, cpu, connections, **fields)
 
 
 def after(*glances: Glance) -> Activity:
@@ -85,13 +88,77 @@ def test_unknown_is_never_idle_and_never_moves_the_time_of_work() -> None:
     assert (said.busy, said.last_active_s) == (None, 10)
 
 
-def test_the_last_work_is_remembered_through_an_unload() -> None:
-    course, _ = activity.step(Course(), glance(0))
-    course, _ = activity.step(course, glance(10, 5.0))
-    course, said = activity.gone(course)
-    assert (said.busy, said.last_active_s, said.detail) == (False, 10, "not loaded")
-    course, said = activity.step(course, glance(20, 5.0))
-    assert said.busy is None, "what comes back is another server"
+GONE, UNSEEN = "gone", "unseen"
+WORKED = [glance(0), glance(10, 5.0)]
+NEW = {OTHER: 0.3}
+"""What loaded before anyone looked: of its work nothing is seen."""
+
+
+def course_of(looks: list[Glance | str]) -> tuple[Course, Activity]:
+    course, said = Course(), activity.unseen(Course(), "")[1]
+    for each in looks:
+        if isinstance(each, Glance):
+            course, said = activity.step(course, each)
+        else:
+            course, said = activity.gone(course) if each == GONE else activity.unseen(course, "by its check alone")
+    return course, said
+
+
+@pytest.mark.parametrize(
+    ("sentence", "looks", "last_active_s"),
+    [
+        ("what was there before anyone looked was never seen working", [glance(0), glance(10)], None),
+        ("also where no process of it was seen at first", [UNSEEN, glance(10), glance(20)], None),
+        ("what has come since is active when it is first seen", [GONE, glance(10), glance(20)], 10),
+        ("what is gone has nothing", [*WORKED, GONE], None),
+        ("what comes next begins anew", [*WORKED, GONE, glance(90, cpu=NEW), glance(99, cpu=NEW)], 90),
+        ("though its check said yes before it", [*WORKED, GONE, UNSEEN, glance(90, cpu=NEW), glance(99, cpu=NEW)], 90),
+        ("though nobody saw the one before go", [*WORKED, glance(90, cpu=NEW), glance(99, cpu=NEW)], 90),
+        ("though an old check said yes of both", [*WORKED, UNSEEN, glance(90, cpu=NEW), glance(99, cpu=NEW)], 90),
+        (
+            "though the processor time of the one before could not be read at last",
+            [*WORKED, glance(20, None), glance(90, cpu=NEW), glance(99, cpu=NEW)],
+            90,
+        ),
+        (
+            "or there was none, because it just went",
+            [*WORKED, glance(20, cpu={}, ids=frozenset({SERVER})), glance(90, cpu=NEW)],
+            90,
+        ),
+        ("whom one look has only missed is still the same", [*WORKED, GONE, glance(30, 5.0), glance(40, 5.0)], 10),
+        ("or whose processes no look saw", [*WORKED, UNSEEN, glance(30, 5.0), glance(40, 5.0)], 10),
+        (
+            "nor is a new worker beside an old one another",
+            [*WORKED, glance(20, cpu={SERVER: 5.0, CHILD: 0.0}), glance(30, cpu={CHILD: 0.0})],
+            10,
+        ),
+    ],
+)
+def test_when_it_was_active_last(sentence: str, looks: list[Glance | str], last_active_s: float | None) -> None:
+    assert course_of(looks)[1].last_active_s == last_active_s, sentence
+
+
+def test_what_comes_after_an_unload_is_another_server() -> None:
+    assert course_of([*WORKED, GONE])[1].detail == "not loaded"
+    assert course_of([*WORKED, GONE, glance(20, 5.0)])[1].busy is None
+
+
+def test_what_was_just_loaded_is_neither_unloaded_for_idleness_nor_first_to_go() -> None:
+    """It came after its forerunner had worked, idled and gone; of its load no processor time was seen."""
+    came = [glance(7200, cpu=NEW), glance(7210, cpu=NEW)]
+    looks = [*WORKED, glance(20, 5.0), GONE, *came]
+    _, said = course_of(looks)
+    assert said.busy is False
+    declared = service("new", 1_000, idle_unload_s=300.0)
+    account = Account(declared, State.LOADED, ram(1_000), ram(1_000), (loaded("new"),))
+    new = relief.Standing(account, said.idle, said.last_active_s)
+    memory, acts = relief.idle_too_long({}, 7210, [new])
+    assert acts == ()
+    assert len(relief.idle_too_long(memory, 7501, [new])[1]) == 1, "but it is, once it has idled for so long"
+    old = relief.Standing(
+        Account(service("old", 1_000), State.LOADED, ram(1_000), ram(1_000), (loaded("old"),)), True, 3600.0
+    )
+    assert relief.choose([new, old]) == old
 
 
 def test_a_service_without_processes_is_unknown() -> None:

@@ -192,11 +192,12 @@ def test_a_hung_one_is_only_told_where(
 
 def test_what_somebody_is_loading_is_left_alone(servers: Servers, free_port: FreePort, guard: MakeGuard) -> None:
     port = free_port()
-    process = start_stand_in(servers, port, "--mode", "hang")
+    start_stand_in(servers, port, "--mode", "hang")
+    loader = servers.start("sleep", "600")
     made = guard({"chat": stand_in(port)})
     gate = made.gate
     with gate.records.lock() as lock:
-        held = gate.records.reserve(lock, gate.capacity().services["chat"], gate.table.identify(process.pid))
+        held = gate.records.reserve(lock, gate.capacity().services["chat"], gate.table.identify(loader.pid))
     with made as at_work:
         at_work.rounds(6)
         assert at_work.kinds() == []

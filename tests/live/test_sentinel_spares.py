@@ -153,3 +153,19 @@ def test_what_the_machine_went_down_with_is_left_alone_until_it_was_loaded_or_an
     assert ("recovering" in at_work.kinds()) is (since != "nothing")
     assert (process.poll() is None) is (since == "nothing")
     assert Vitals(made.folder / "alive").judge([]) == (found if since == "nothing" else Finding())
+
+
+def test_what_became_of_admit_run_is_watched_as_soon_as_it_is_there(
+    servers: Servers, tmp_path: Path, free_port: FreePort, guard: MakeGuard
+) -> None:
+    """The reservation's holder is the server itself, which nobody waits for; it lasts for the whole load_timeout_s."""
+    port = free_port()
+    declared = stand_in(port, load_timeout_s=600)
+    with guard({"chat": declared}) as at_work:
+        command = ["admit", "--config", at_work.file, "run", "chat", "--", *declared["load_cmd"].split()]
+        process = servers.start(*command, env=at_work.environ)
+        wait_until(lambda: listens(port), 60, lambda: servers.log(process))
+        (held,) = at_work.gate.records.standing(at_work.gate.capacity()).reservations
+        assert held.holder is not None
+        assert [held.holder.pid] == at_work.pids("chat") == [process.pid]
+        wait_until(lambda: hits(port) >= 2, 60, lambda: "it is probed")
