@@ -113,6 +113,7 @@ class Following:
         inside = self._door.inside()
         self._gate = inside.house.gate
         self._service = inside.declared(self._name)
+        places.make_user_folder(os.environ)  # where its log goes
         if self._line.is_live:
             tell(f"{self._name} is admitted, {self._budget_mb} MB are reserved")
             tell(f"  log: {render.from_home(str(self._log))}")
