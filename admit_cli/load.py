@@ -66,8 +66,10 @@ def _with_pids(door: Door, verdict: dict[str, Any]) -> dict[str, Any]:
 
 def _in_vain(door: Door, name: str) -> Exception | None:
     """Why it could not be started once it were admitted; None where nothing is known to prevent it."""
+    from admit_cli.lastgood import who_acts
+
     check_name(name)
-    if door.inside().declared(name).load_cmd is None:
+    if not who_acts(door).has_load_cmd(name):
         from admitd.loading import no_load_cmd
 
         return no_load_cmd(name)

@@ -216,7 +216,7 @@ def _acting(app: FastAPI, acting: Acting, token: str | None, config: str) -> Non
     @app.post("/services/{name}/unload", dependencies=[Depends(may_act)])
     async def unload(name: _Name, body: UnloadBody) -> Response:
         """Unload a service; answers when its memory is back."""
-        code, said = await acting.unload(name, kill=body.kill)
+        code, said = await acting.unload(name, config, kill=body.kill)
         return _json(code, said)
 
 

@@ -39,8 +39,8 @@ class House:
     streams: Streams
 
     def application(self, port: int, sentinel: Sentinel | None = None, token: str | None = None) -> App:
-        """The ASGI application, doorkeeper outermost. `port`: the one that Host and Origin may name. `token`: of who may
-        act on processes; without one nobody may."""
+        """The ASGI application, doorkeeper outermost. `port`: the one that Host and Origin may name. `token`: of who
+        may act on processes; without one nobody may."""
         from admitd import api, appdoor
         from admitd.acting import Acting
         from admitd.doorkeeper import Doorkeeper

@@ -9,7 +9,9 @@ import pytest
 from tests.cli.conftest import INSIDE, Desk
 
 NOWHERE = {"HOME": "/dev/null"}
-WHAT_TO_SET = "/dev/null/.local/state/admit cannot be made: Not a directory; set XDG_STATE_HOME to a folder that you may"
+WHAT_TO_SET = (
+    "/dev/null/.local/state/admit cannot be made: Not a directory; set XDG_STATE_HOME to a folder that you may"
+)
 
 
 def test_run_becomes_the_command(desk: Desk) -> None:
