@@ -1,5 +1,5 @@
-"""A broken edit of capacity.yaml while the daemon runs: what is loaded can be unloaded, and what was declared loaded, by
-the last good file; without a daemon it is an error as ever."""
+"""A broken edit of capacity.yaml while the daemon runs: it loads and unloads by the last good file; without a daemon it
+is an error as ever."""
 
 from __future__ import annotations
 

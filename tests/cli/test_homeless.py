@@ -1,4 +1,4 @@
-"""`admit` of a service account: its HOME is no folder, or none that it may write to. What needs no private file works."""
+"""`admit` of a service account whose HOME is no folder: what needs no private file works."""
 
 from __future__ import annotations
 
