@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
+from admitd.app import furnish
 from tests.cli.conftest import INSIDE, Desk
+from tests.daemons import served
 
 NOWHERE = {"HOME": "/dev/null"}
 WHAT_TO_SET = (
@@ -81,3 +83,14 @@ def test_for_a_load_that_could_not_start_nobody_is_unloaded_and_nobody_waits(des
 def test_the_daemon_says_at_its_start_what_it_wants(desk: Desk) -> None:
     desk.declare(desk.service("third"))
     assert WHAT_TO_SET in desk.admit("daemon", "run", env=NOWHERE).must(78).err
+
+
+def test_who_decides_by_himself_acts_for_nobody_who_comes_with_a_token(desk: Desk) -> None:
+    """Without a daemon nobody holds a token, so that none is right, the empty one included."""
+    desk.declare(desk.service("third"))
+    house = furnish({**desk.env, **NOWHERE})
+    with served(house.application) as server:
+        for token in ("", "None", "x" * 43):
+            headers = {"Authorization": f"Bearer {token}"}
+            assert server.ask("POST", "/services/third/load", {}, headers=headers).status == 401
+    assert desk.pids("third") == []
