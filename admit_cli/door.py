@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 CONNECT_S = 2.0
 ANSWER_S = 30.0
 TICK_S = 1.0
+ACT_S = 604_800.0
+"""No load or unload may take longer than this week (admitd/values.py)."""
 
 
 class NoService(Exception):
@@ -72,6 +74,8 @@ class Door:
         self._inside: Inside | None = None
         self.why_inside: str | None = None
         """Why this process answers itself; None while a daemon does."""
+        self.told_broken = False
+        """Whether the user knows that the file is broken, and the daemon stands in."""
         try:
             self._port = places.port(os.environ)
         except ValueError as problem:
@@ -97,6 +101,13 @@ class Door:
                 inside = self._go_inside(gone)
                 return inside.ask(method, path, body, on_tick)
         return self._inside.ask(method, path, body, on_tick)
+
+    def act(self, path: str, body: bytes) -> Reply:
+        """Have the daemon that listens load or unload, however long that takes. Raises NoAnswer, UnsafePlace."""
+        try:
+            return self._over_the_socket("POST", path, body, ACT_S, None, places.token(self._environ))
+        except Gone as gone:
+            raise NoAnswer("the daemon went away before it had answered; see what was done: admit events") from gone
 
     def capacity(self) -> dict[str, Any]:
         """The ledger as it is now. Raises Strange where it cannot be had."""
@@ -136,12 +147,15 @@ class Door:
         body: bytes | None,
         patience_s: float,
         on_tick: Callable[[], None] | None,
+        token: str = "",
     ) -> Reply:
         connection = self._connect()
         try:
             head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
             if body is not None:
                 head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+            if token:
+                head += f"Authorization: Bearer {token}\r\n"
             connection.settimeout(CONNECT_S)
             connection.sendall(head.encode("ascii") + b"\r\n" + (body or b""))
             return _reply(_receive(connection, patience_s, on_tick))
@@ -172,11 +186,12 @@ class Door:
         return unix
 
     def _goes_by(self, named: str) -> bool:
-        """Whether the daemon goes by the file that the user named."""
+        """Whether the daemon goes by the file that the user named, be that there still or not."""
+        named, noted = os.path.expanduser(named), self._noted() or ""
         try:
-            return os.path.samefile(os.path.expanduser(named), self._noted() or "")
+            return os.path.samefile(named, noted)
         except OSError:
-            return False
+            return os.path.abspath(named) == noted
 
     def _noted(self) -> str | None:
         """The file that the daemon that listens here, or did, goes by."""
@@ -188,9 +203,9 @@ class Door:
 
     def renewed(self) -> Door:
         """Where to ask the next time: here, or, once this process answers itself, the daemon if one listens again."""
-        return Door(self._config) if self._inside is not None and self._listens() else self
+        return Door(self._config) if self._inside is not None and self.has_daemon() else self
 
-    def _listens(self) -> bool:
+    def has_daemon(self) -> bool:
         """Whether a daemon listens that this command would ask."""
         try:
             self._connect().close()
@@ -200,7 +215,7 @@ class Door:
 
     def _daemons_file(self) -> str | None:
         """The file that the daemon that listens goes by; None where none listens that this command would ask."""
-        return self._noted() if self._listens() else None
+        return self._noted() if self.has_daemon() else None
 
 
 def _receive(connection: _socket.socket, patience_s: float, on_tick: Callable[[], None] | None) -> bytes:

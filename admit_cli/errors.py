@@ -22,7 +22,7 @@ from admitd.reservations import Busy, NotRecorded
 INTERRUPTED: Final = 130
 _CODES: Final[tuple[tuple[type[Exception], int, str], ...]] = (
     (ConfigError, wire.BAD_CONFIG, "The configuration is wrong"),
-    (UnsafePlace, wire.BAD_CONFIG, "A private file is not private"),
+    (UnsafePlace, wire.BAD_CONFIG, "A private place cannot be used"),
     (NotFound, wire.NO_SUCH, "No such file"),
     (NoService, wire.NO_SUCH, "No such service"),
     (Unknown, wire.NO_SUCH, "No such service"),

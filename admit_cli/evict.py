@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from admit_cli import render
 from admit_cli.door import Door
+from admit_cli.lastgood import who_acts
 from admit_cli.load import admission, said
 from admit_cli.tell import tell
 from admit_cli.unload import exit_code
@@ -32,7 +33,7 @@ def _make_room(
     door: Door, values: dict[str, Any], refused: dict[str, Any], unloaded: list[str]
 ) -> dict[str, Any] | int:
     agreed: set[str] = set()
-    gate = door.inside().house.gate
+    acts = who_acts(door)
     for _ in range(ROUNDS_MAX):
         victims = refused["victims"]
         if not victims:
@@ -49,7 +50,7 @@ def _make_room(
                     return verdict
                 refused = verdict
                 continue
-        outcome = unloading.unload(gate, victims[0], lambda text: tell(f"admit: {text}"))
+        outcome = acts.unload(victims[0], lambda text: tell(f"admit: {text}"))
         told = render.unload_outcome(victims[0], outcome, values["config"])
         tell(f"admit: {told}")
         if not isinstance(outcome, unloading.Unloaded):

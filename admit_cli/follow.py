@@ -15,6 +15,7 @@ from typing import Any, Final
 from admit_cli import render
 from admit_cli.door import Door
 from admit_cli.errors import interrupted
+from admit_cli.lastgood import BROKEN, stand_in
 from admit_cli.load import said
 from admit_cli.tell import out, printable, tell
 from admitd import actuator, loading, places, unloading
@@ -113,6 +114,7 @@ class Following:
         inside = self._door.inside()
         self._gate = inside.house.gate
         self._service = inside.declared(self._name)
+        places.make_user_folder(os.environ)  # where its log goes
         if self._line.is_live:
             tell(f"{self._name} is admitted, {self._budget_mb} MB are reserved")
             tell(f"  log: {render.from_home(str(self._log))}")
@@ -230,13 +232,20 @@ class Following:
 
 def start_and_follow(door: Door, values: dict[str, Any], verdict: dict[str, Any]) -> int:
     """Run the load_cmd of an admitted service and follow it; the exit code. The reservation is given back."""
-    return Following(door, values, verdict).run()
+    try:
+        return Following(door, values, verdict).run()
+    except BROKEN as broken:  # before anything was started
+        return stand_in(door, broken).load(values, verdict)
 
 
 def await_answer(door: Door, values: dict[str, Any], verdict: dict[str, Any]) -> int:
     """Follow what is there already until its check says so and its probe is answered, where it has one: somebody else
     may be loading it still; the exit code."""
-    inside, name, line = door.inside(), values["name"], Line()
+    name, line = values["name"], Line()
+    try:
+        inside = door.inside()
+    except BROKEN as broken:
+        return stand_in(door, broken).load(values, verdict)
     service, state = inside.declared(name), State(verdict["state"])
     bound = show_duration(service.load_timeout_s)
     is_half = state is State.HALF_LOADED

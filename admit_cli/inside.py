@@ -9,6 +9,7 @@ from collections.abc import Callable, MutableMapping
 from typing import Any, Final
 
 from admit_cli.door import BadSetting, NoService, Reply
+from admitd import unloading
 from admitd.app import House, furnish
 from admitd.core import wire
 from admitd.core.terms import Service
@@ -43,6 +44,14 @@ class Inside:
         near = difflib.get_close_matches(name[:100], list(capacity.services), n=3)
         did_you_mean = f" Did you mean {' or '.join(near)}?" if near else ""
         raise NoService(f"{capacity.path} declares no service {name!r}.{did_you_mean}")
+
+    def has_load_cmd(self, name: str) -> bool:
+        """Whether a service can be loaded. Raises NoService."""
+        return self.declared(name).load_cmd is not None
+
+    def unload(self, name: str, say: unloading.Tell, *, kill: bool = False) -> unloading.Outcome:
+        """Unload one service."""
+        return unloading.unload(self.house.gate, name, say, kill=kill)
 
     def capacity(self) -> dict[str, Any]:
         """The ledger as it is now."""

@@ -7,6 +7,7 @@ import os
 import sys
 
 from admit_cli.door import Door, NoService, Reply, Strange
+from admitd import places
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,13 +28,11 @@ def load(values: dict[str, Any]) -> int:
     name, as_json = values["name"], values["json"]
     try:
         # Before others are unloaded for it, or it waits its turn: neither would be of any use.
-        starts = not (values["evict"] or values["wait"]) or _has_load_cmd(door, name)
+        in_vain = _in_vain(door, name) if values["evict"] or values["wait"] else None
         # With --evict room is made first; the queue is for what that could not bring about.
-        verdict = admission(door, name, values["wait"] if starts and not values["evict"] else None)
-        if "reason" in verdict and not starts:
-            from admitd.loading import no_load_cmd
-
-            raise no_load_cmd(name)
+        verdict = admission(door, name, values["wait"] if in_vain is None and not values["evict"] else None)
+        if "reason" in verdict and in_vain is not None:
+            raise in_vain
         if values["evict"] and verdict.get("victims"):
             from admit_cli.evict import make_room
 
@@ -65,9 +64,20 @@ def _with_pids(door: Door, verdict: dict[str, Any]) -> dict[str, Any]:
     return {**verdict, "pids": found[0]} if found else verdict
 
 
-def _has_load_cmd(door: Door, name: str) -> bool:
+def _in_vain(door: Door, name: str) -> Exception | None:
+    """Why it could not be started once it were admitted; None where nothing is known to prevent it."""
+    from admit_cli.lastgood import who_acts
+
     check_name(name)
-    return door.inside().declared(name).load_cmd is not None
+    if not who_acts(door).has_load_cmd(name):
+        from admitd.loading import no_load_cmd
+
+        return no_load_cmd(name)
+    try:
+        places.make_user_folder(os.environ)
+    except places.UnsafePlace as problem:
+        return problem
+    return None
 
 
 def run(values: dict[str, Any]) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 from admit_cli import render
 from admit_cli.door import Door
+from admit_cli.lastgood import who_acts
 from admit_cli.tell import out, tell
 from admitd import unloading
 from admitd.core import wire
@@ -13,14 +14,14 @@ from admitd.core import wire
 
 def unload(values: dict[str, Any]) -> int:
     """Unload services; the exit code: that of the first that could not be unloaded."""
-    inside = Door(values["config"]).inside()
+    acts = who_acts(Door(values["config"]))
     names = list(dict.fromkeys(values["name"]))
     for name in names:
-        inside.declared(name)  # before anything is touched
+        acts.declared(name)  # before anything is touched
     results = []
     code = wire.OK
     for name in names:
-        outcome = unloading.unload(inside.house.gate, name, _silent if values["json"] else _tell, kill=values["kill"])
+        outcome = acts.unload(name, _silent if values["json"] else _tell, kill=values["kill"])
         text = render.unload_outcome(name, outcome, values["config"])
         results.append(render.unload_result(name, outcome, text))
         if not isinstance(outcome, unloading.Unloaded):

@@ -75,8 +75,11 @@ class Acting:
             return 504, wire.problem(504, "It was not loaded in time", detail, log=[])
         return _ended(service, "already_loaded", outcome)
 
-    async def unload(self, name: str, *, kill: bool) -> Said:
-        """Status and body of the answer, once it is gone. Raises Occupied, Unknown, CannotSee, NotRecorded."""
+    async def unload(self, name: str, config: str, *, kill: bool) -> Said:
+        """Status and body of the answer, once it is gone. `config`: the file that the next command must name.
+
+        Raises Occupied, Unknown, CannotSee, NotRecorded.
+        """
         gate = self._flight.gate
         with self._alone(name):
             declared = gate.capacity().services
@@ -87,11 +90,7 @@ class Acting:
         if isinstance(outcome, unloading.UnloadFailed):
             return 502, wire.problem(502, "It could not be asked to go", f"{outcome.why}.")
         if isinstance(outcome, unloading.UnloadTimedOut):
-            then = "with kill it would get SIGKILL"
-            if outcome.keeper is not None:
-                stop = outcome.keeper.stop
-                then = f"this stops it for good: {stop}" if stop else f"see what it is: admit explain {name}"
-            detail = f"{outcome.why}; {then}."
+            detail = f"{outcome.why}{_what_next(name, outcome, config)}."
             return 504, wire.problem(504, "It did not go in time", detail, pids=list(outcome.pids))
         return 200, unloaded(name, outcome)
 
@@ -150,6 +149,15 @@ def _ended(service: Service, word: str, outcome: loading.Outcome) -> Said:
         detail = f"{service.name} was not loaded within {service.load_timeout_s:g} s: {outcome.seen}."
         return 504, wire.problem(504, "It was not loaded in time", detail, log=list(outcome.tail))
     return 200, loaded(service.name, word, outcome)
+
+
+def _what_next(name: str, outcome: unloading.UnloadTimedOut, config: str) -> str:
+    """What ends it, after what it did not go for."""
+    if outcome.keeper is not None:
+        if outcome.keeper.stop:
+            return f"; this stops it for good: {outcome.keeper.stop}"
+        return f"; see what it is: {wire.pasted(config, 'explain', name)}"
+    return f"; end it for certain: {wire.pasted(config, 'unload', name, '--kill')}" if outcome.pids else ""
 
 
 async def _in_a_thread(act: Callable[[], _Result]) -> _Result:

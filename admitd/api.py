@@ -96,11 +96,12 @@ def build(
     flight: Flight,
     acting: Acting,
     streams: Streams,
-    token: str,
+    token: str | None,
     config: str,
     sentinel: Sentinel | None = None,
 ) -> FastAPI:
-    """The application. `config`: the file that remedies must name; empty where it is the one found by default."""
+    """The application. `token`: of who may act on processes; None: nobody may. `config`: the file that remedies must
+    name; empty where it is the one found by default."""
     app = FastAPI(
         title="admit",
         version=__version__,
@@ -199,10 +200,10 @@ def _metering(app: FastAPI, flight: Flight, journal: Journal, sentinel: Sentinel
         return await asyncio.to_thread(answer)
 
 
-def _acting(app: FastAPI, acting: Acting, token: str, config: str) -> None:
+def _acting(app: FastAPI, acting: Acting, token: str | None, config: str) -> None:
     async def may_act(credentials: _Credentials) -> None:
         given = credentials.credentials if credentials is not None else ""
-        if not hmac.compare_digest(given.encode(), token.encode()):
+        if token is None or not hmac.compare_digest(given.encode(), token.encode()):
             detail = "What acts on processes needs the bearer token of the daemon's user (docs/security.md)."
             raise Problem(wire.problem(401, "Who are you?", detail), {"WWW-Authenticate": "Bearer"})
 
@@ -215,7 +216,7 @@ def _acting(app: FastAPI, acting: Acting, token: str, config: str) -> None:
     @app.post("/services/{name}/unload", dependencies=[Depends(may_act)])
     async def unload(name: _Name, body: UnloadBody) -> Response:
         """Unload a service; answers when its memory is back."""
-        code, said = await acting.unload(name, kill=body.kill)
+        code, said = await acting.unload(name, config, kill=body.kill)
         return _json(code, said)
 
 

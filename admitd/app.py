@@ -38,8 +38,9 @@ class House:
     journal: Journal
     streams: Streams
 
-    def application(self, port: int, sentinel: Sentinel | None = None) -> App:
-        """The ASGI application, doorkeeper outermost. `port`: the one that Host and Origin may name."""
+    def application(self, port: int, sentinel: Sentinel | None = None, token: str | None = None) -> App:
+        """The ASGI application, doorkeeper outermost. `port`: the one that Host and Origin may name. `token`: of who
+        may act on processes; without one nobody may."""
         from admitd import api, appdoor
         from admitd.acting import Acting
         from admitd.doorkeeper import Doorkeeper
@@ -47,7 +48,7 @@ class House:
 
         flight = Flight(self.gate)
         acting = Acting(flight, self.environ)
-        offered = api.build(flight, acting, self.streams, places.token(self.environ), self.named, sentinel)
+        offered = api.build(flight, acting, self.streams, token, self.named, sentinel)
         appdoor.offer(offered, self.gate, self.named)
         return Doorkeeper(offered, port)
 

@@ -27,7 +27,7 @@ def run(environ: Mapping[str, str], config: str | None, port: int, handed: Hande
     places.UnsafePlace and all that furnish raises."""
     gc.disable()  # until all is imported: it finds nothing there to collect, and takes a tenth of the time
     house = furnish(environ, config, keep=descriptors_to_keep())
-    places.make_private(places.user_folder(environ))
+    token = places.token(environ)
     unix = places.socket_path(environ, port)
     note = places.note_path(environ, port)
     with _signals_held(), contextlib.ExitStack() as ends:
@@ -59,7 +59,7 @@ def run(environ: Mapping[str, str], config: str | None, port: int, handed: Hande
             take_down()
             house.streams.stop()
 
-        serving.serve(serving.server(house.application(port, sentinel), ready, ending, handed), sockets)
+        serving.serve(serving.server(house.application(port, sentinel, token), ready, ending, handed), sockets)
         sentinel.stop()
         house.journal.write(Event("daemon_stopped", "the daemon was stopped", numbers={"pid": os.getpid()}))
 

@@ -34,12 +34,16 @@ def parse_port(text: str, name: str) -> int:
 
 
 def home(environ: Mapping[str, str]) -> str:
-    """The user's home; from the password file where HOME is missing, as it may be under launchd."""
+    """The user's home; from the password file where HOME is missing, as it may be under launchd. `/` for a uid that is
+    in none, as in a container."""
     if environ.get("HOME"):
         return environ["HOME"]
     import pwd
 
-    return pwd.getpwuid(os.getuid()).pw_dir
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return "/"
 
 
 def user_folder(environ: Mapping[str, str]) -> str:
@@ -82,10 +86,16 @@ def log_path(environ: Mapping[str, str], service: str) -> str:
     return os.path.join(user_folder(environ), "logs", f"{service}.log")
 
 
-def make_private(folder: str) -> str:
+def make_user_folder(environ: Mapping[str, str]) -> str:
+    """This user's folder, made where it is not there yet. Raises UnsafePlace, with what to set where it cannot be."""
+    names_it = "HOME" if sys.platform == "darwin" else "XDG_STATE_HOME"
+    return make_private(user_folder(environ), f"; set {names_it} to a folder that you may write to")
+
+
+def make_private(folder: str, instead: str = "") -> str:
     """Make a folder that only its owner may enter. Raises UnsafePlace where it is another's, or others may write to it.
 
-    One of ours that others may merely look into is closed to them.
+    One of ours that others may merely look into is closed to them. `instead`: what is said where it cannot be made.
     """
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -93,7 +103,7 @@ def make_private(folder: str) -> str:
         if found.st_uid == os.getuid() and found.st_mode & 0o077 and not found.st_mode & 0o022:
             os.chmod(folder, 0o700)
     except OSError as problem:
-        raise UnsafePlace(f"{folder} cannot be made: {problem.strerror}") from problem
+        raise UnsafePlace(f"{folder} cannot be made: {problem.strerror}{instead}") from problem
     if found.st_uid != os.getuid():
         raise UnsafePlace(f"{folder} belongs to uid {found.st_uid}; it must be yours")
     if found.st_mode & 0o022:
@@ -109,7 +119,7 @@ def _quoted(path: str) -> str:
 
 def token(environ: Mapping[str, str]) -> str:
     """The bearer token for what acts on processes; made on first use, readable by its owner alone."""
-    path = os.path.join(make_private(user_folder(environ)), "token")
+    path = os.path.join(make_user_folder(environ), "token")
     try:
         return _read_token(path)
     except FileNotFoundError:

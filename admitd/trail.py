@@ -84,7 +84,7 @@ def lines_backwards(fd: int, end: int, most_bytes: int) -> Iterator[bytes]:
 def _open(path: Path, opened: ExitStack) -> int | None:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # a home such as /dev/null holds nothing
         return None
     opened.callback(os.close, fd)
     return fd if stat.S_ISREG(os.fstat(fd).st_mode) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +12,15 @@ from typing import Any
 
 import pytest
 
+from admitd import unloading
+from admitd.acting import Acting
+from admitd.core.respawn import Supervisor
+from admitd.flight import Flight
+from admitd.unloading import UnloadTimedOut
 from tests import daemons
+from tests.core.worlds import capacity, service
 from tests.daemons import Daemon, Reply, running, sleeper, until
+from tests.gates import gate
 
 
 class Answers(ThreadingHTTPServer):
@@ -92,3 +100,24 @@ def test_what_is_there_and_does_not_answer_is_said_so_and_can_be_unloaded(tmp_pa
         assert reply.status == 504
         assert "big is loaded already, but did not answer within 2 s: 503" in reply.json()["detail"]
         assert daemon.act("/services/big/unload").json()["outcome"] == "unloaded"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said"),
+    [
+        (UnloadTimedOut("It stays", (7,)), "; end it for certain: admit --config /a.yaml unload big --kill"),
+        (UnloadTimedOut("It stays", ()), ""),
+        (UnloadTimedOut("It came back", (7,), Supervisor("zsh", "kill 6")), "; this stops it for good: kill 6"),
+        (
+            UnloadTimedOut("It came back", (7,), Supervisor("somebody", None)),
+            "; see what it is: admit --config /a.yaml explain big",
+        ),
+    ],
+)
+def test_what_did_not_go_is_said_with_the_next_command(
+    outcome: UnloadTimedOut, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(unloading, "unload", lambda *_, **__: outcome)
+    acting = Acting(Flight(gate(tmp_path, capacity(service("big")))), {"HOME": str(tmp_path)})
+    status, body = asyncio.run(acting.unload("big", "/a.yaml", kill=False))
+    assert (status, body["detail"], body["pids"]) == (504, f"{outcome.why}{said}.", list(outcome.pids))

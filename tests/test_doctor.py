@@ -12,7 +12,7 @@ from admitd import capacity, doctor
 from admitd.core import respawn
 from admitd.core.terms import RAM, Capacity, Host, Process, ProcessId, Reading, Sentinel, Sighting, Unread
 from admitd.core.units import MIB
-from admitd.doctor.finding import Answering, Facts, Finding, Held, Level, Missing
+from admitd.doctor.finding import Answering, Facts, Finding, Held, Level, Logout, Missing
 from admitd.doctor.gather import gather
 from admitd.installing.wanted import State
 from admitd.problem import Problem
@@ -319,6 +319,14 @@ CASES: list[tuple[str, dict[str, Any], Level, str, str, dict[str, Any]]] = [
     ("disk", {"disk_free": 300 * MIB}, W, "300 MB are free", "df -h", {}),
     ("disk", {"journal_problem": "Permission denied"}, F, "Permission denied", "ls -l /h/journal.jsonl", {}),
     ("disk", {"disk_free": None}, W, "nobody says", "", {}),
+    (
+        "logout",
+        {"logout": Logout("al ice", "its default")},
+        W,
+        "RemoveIPC= is on (its default)",
+        "loginctl enable-linger 'al ice'",
+        {},
+    ),
 ]
 
 

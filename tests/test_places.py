@@ -34,6 +34,11 @@ class TestPort:
             places.port({"ADMIT_PORT": said})
 
 
+def test_a_uid_that_nobody_has_is_at_home_in_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 4_294_900_000)
+    assert places.home({}) == "/"
+
+
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS has folders of its own")
 class TestFolder:
     def test_is_in_the_users_state_folder(self) -> None:
@@ -164,7 +169,7 @@ class TestToken:
 
     def test_of_another_user_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = _token(tmp_path, "x" * 43, 0o600)
-        monkeypatch.setattr(places, "make_private", lambda folder: folder)
+        monkeypatch.setattr(places, "make_user_folder", places.user_folder)
         monkeypatch.setattr(os, "getuid", lambda: os.stat(tmp_path).st_uid + 1)
         with pytest.raises(UnsafePlace, match=f"{path} belongs to uid"):
             places.token(environ(tmp_path))

@@ -30,6 +30,7 @@ CHECKS: Final = (
     Check("supervisor", "something starts the daemon again, where there is one", ofthedaemon.keeper),
     Check("clock", "the clock was set, and not set back", ofthesystem.clock),
     Check("disk", "the journal can be read, and there is room for it", ofthesystem.disk),
+    Check("logout", "no logout removes the reservations of what runs on (Linux)", ofthesystem.logout),
 )
 
 

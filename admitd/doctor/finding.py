@@ -84,6 +84,14 @@ class Answering:
 
 
 @dataclass(frozen=True, slots=True)
+class Logout:
+    """When `user` logs out, his reservations are removed; `by`: what says so."""
+
+    user: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """Everything that was looked at, once. None, or nothing: it could not be told.
 
@@ -120,6 +128,7 @@ class Facts:
     journal: str = ""
     journal_problem: str | None = None
     disk_free: int | None = None
+    logout: Logout | None = None
     install_apprise: str = ""  # the command; empty where it is there
 
     def again(self, *words: str) -> str:

@@ -33,8 +33,9 @@ from admitd import (
 from admitd import memory as memories
 from admitd.core.respawn import Supervisor
 from admitd.core.terms import Capacity, Command, ProcessId
+from admitd.doctor import logind
 from admitd.doctor.commandline import programs
-from admitd.doctor.finding import Answering, Facts, Held, Missing
+from admitd.doctor.finding import Answering, Facts, Held, Logout, Missing
 from admitd.installing.wanted import KeeperFailed, NoSupervisor, State
 from admitd.journal import NAME
 from admitd.measuring import Measuring
@@ -92,6 +93,7 @@ def gather(environ: Mapping[str, str], config: str | None, port: int) -> Facts:
         journal=str(journal),
         journal_problem=journal_problem,
         disk_free=_free(journal.parent),
+        logout=_logout(environ),
         install_apprise="" if importlib.util.find_spec("apprise") else extras.install("notify"),
     )
 
@@ -214,6 +216,13 @@ def _loose(environ: Mapping[str, str]) -> Iterable[tuple[str, str]]:
         pass
     except (OSError, reservations.NotRecorded) as problem:
         yield f"the folder of reservations can't be used: {problem}", "ls -ld /dev/shm/admit /private/var/tmp/admit"
+
+
+def _logout(environ: Mapping[str, str]) -> Logout | None:
+    try:
+        return logind.removes(reservations.folder(environ), os.geteuid())
+    except (OSError, reservations.NotRecorded):
+        return None
 
 
 def _answering(port: int, environ: Mapping[str, str]) -> Answering | None:

@@ -1,4 +1,4 @@
-"""ofthesystem: checks of the clock, and of the disk that the journal is written to."""
+"""ofthesystem: checks of the clock, of the disk that the journal is written to, and of what a logout removes."""
 
 from __future__ import annotations
 
@@ -41,3 +41,13 @@ def disk(facts: Facts) -> list[Finding]:
     if facts.disk_free < DISK_LOW:
         return [warning(f"{free}: soon nothing can be written down", "df -h")]
     return ok(free)
+
+
+def logout(facts: Facts) -> list[Finding]:
+    """What is reserved stays so when its user logs out."""
+    found = facts.logout
+    if found is None:
+        return ok("no logout removes reservations")
+    what = f"when {found.user} logs out, systemd-logind removes the reservations of what runs on outside of the session"
+    what += f" (a system unit, cron), and others are promised that room: RemoveIPC= is on ({found.by})"
+    return [warning(what, shlex.join(["loginctl", "enable-linger", found.user]))]
