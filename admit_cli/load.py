@@ -53,7 +53,7 @@ def load(values: dict[str, Any]) -> int:
         from admit_cli.follow import await_answer
 
         return await_answer(door, values, verdict)
-    return said(_with_pids(door, verdict), as_json)
+    return said(_with_pids(door, verdict), as_json, waited=bool(values["wait"]))
 
 
 def _with_pids(door: Door, verdict: dict[str, Any]) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def run(values: dict[str, Any]) -> int:
     except KeyboardInterrupt:
         return _interrupted(values["name"], values["json"])
     if verdict["verdict"] != "admitted":
-        return said(_with_pids(door, _for_run(verdict, values)), values["json"])
+        return said(_with_pids(door, _for_run(verdict, values)), values["json"], waited=bool(values["wait"]))
     from admitd.actuator import CannotStart, become
 
     sys.stdout.flush()
@@ -144,8 +144,9 @@ def trouble(reply: Reply) -> Exception:
     return NoService(detail) if reply.status == 404 else Strange(detail)
 
 
-def said(verdict: dict[str, Any], as_json: bool) -> int:
-    """Print a verdict that ends the command; the exit code."""
+def said(verdict: dict[str, Any], as_json: bool, *, waited: bool = False) -> int:
+    """Print a verdict that ends the command; the exit code. `waited`: it came at the end of a wait, where it is one
+    that may change with time."""
     from admit_cli import render
     from admit_cli.tell import out, tell
 
@@ -153,8 +154,8 @@ def said(verdict: dict[str, Any], as_json: bool) -> int:
         render.print_json(verdict)
     if "reason" in verdict:
         tell(render.refusal(verdict))
-        # Still refused when its time in the queue was up: not a no, but not yet.
-        return TIMED_OUT if "queue_position" in verdict else REFUSED
+        # Still refused when its time was up: not a no, but not yet. What never fits does not wait.
+        return TIMED_OUT if waited and verdict["reason"] != "too-large" else REFUSED
     if verdict["mention_only"] or verdict["state"] != "loaded":
         tell(render.oddly_loaded(verdict))
     elif not as_json:

@@ -17,13 +17,13 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 from starlette.exceptions import HTTPException
 
-from admitd import __version__, eventstream, page
+from admitd import __version__, eventstream, page, waiting
 from admitd.acting import Acting, Occupied
 from admitd.core import wire
 from admitd.core.condition import Condition
 from admitd.core.events import entry_json
 from admitd.core.terms import ProcessId
-from admitd.core.verdict import Admitted, Refused
+from admitd.core.verdict import Refused
 from admitd.eventstream import Streams, TooMany
 from admitd.flight import Flight
 from admitd.gate import Answer, Ask, Scene, Unknown
@@ -34,8 +34,6 @@ from admitd.reservations import NotRecorded
 if TYPE_CHECKING:
     from admitd.sentinel import Sentinel
 
-ASK_AGAIN_S: Final = 0.5
-"""How often a waiting request looks whether its turn has come."""
 _LONGEST_WAIT_S: Final = 86_400.0
 _PID_MAX: Final = 2**31 - 1
 _SAID_MAX: Final = 200
@@ -140,7 +138,7 @@ def _asking(app: FastAPI, flight: Flight, config: str, sentinel: Sentinel | None
         """Ask whether a service may load; unless it is a dry run, a 200 reserves its budget for `holder_pid`."""
         holder = None if body.holder_pid is None else await _holder(flight, body.holder_pid)
         ask = Ask(body.service, holder, body.dry_run, 0.0 if body.dry_run else body.wait_s)
-        return _verdict(await _ask_until(flight, ask, request), config)
+        return _verdict(await waiting.ask_until(flight, ask, request), config)
 
     shown = _Shown(sentinel)
 
@@ -241,47 +239,6 @@ def _remembering(app: FastAPI, streams: Streams) -> None:
             detail = f"{problem.strerror or 'Its disk fails'}."
             raise Problem(wire.problem(503, "The journal cannot be read", detail)) from problem
         return _json(200, {"events": [entry_json(entry) for entry in entries]})
-
-
-async def _ask_until(flight: Flight, ask: Ask, request: Request) -> Answer:
-    """Ask; where it may wait, ask again until its turn comes, its time is up, or the client has gone."""
-    answer, _ = await flight.ask(ask)
-    if answer.waiter is None:
-        return answer
-    loop = asyncio.get_running_loop()
-    gone = asyncio.ensure_future(_disconnected(request))
-    deadline = loop.time() + ask.wait_s
-    place: str | None = answer.waiter
-    try:
-        while place is not None and (left := deadline - loop.time()) > 0:
-            await asyncio.wait((gone,), timeout=min(ASK_AGAIN_S, left))
-            if gone.done():
-                break
-            answer, _ = await flight.ask(Ask(ask.service, ask.holder, False, ask.wait_s, ask.arrived_s, place))
-            place = answer.waiter
-        if gone.done():
-            await _take_back(flight, answer)
-    finally:
-        gone.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await gone
-        if place is not None:
-            await flight.give_back(place)
-    return answer
-
-
-async def _take_back(flight: Flight, answer: Answer) -> None:
-    """The client went while its turn came: what was promised to nobody but him is free again."""
-    held = answer.verdict.reservation if isinstance(answer.verdict, Admitted) else None
-    if held is not None and held.holder is None:
-        await flight.give_back(held.id)
-
-
-async def _disconnected(request: Request) -> None:
-    while True:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            return
 
 
 async def _holder(flight: Flight, pid: int) -> ProcessId:

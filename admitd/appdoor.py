@@ -36,7 +36,8 @@ def offer(app: FastAPI, gate: AppGate, config: str) -> None:
 
     @app.post("/apps/{name}")
     async def keep(name: _Name, body: AppBody) -> Response:
-        """Keep a budget for an app, as for a service; 409 where it does not fit, and then what was kept stands."""
+        """Keep a budget for an app, as for a service; 409 where it does not fit, or where capacity.yaml declares the
+        app and another process has its budget. Then what was kept stands."""
         process = await asyncio.to_thread(gate.table.identify, body.pid)
         if process is None:
             raise Problem(wire.problem(422, "No such app", f"pid {body.pid} is no live process."))

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from admitd.core.terms import Capacity, ProcessId, Request, Reservation, Waiter
-from admitd.core.verdict import Admitted, Refused, Verdict
+from admitd.core.verdict import Admitted, Reason, Refused, Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
     """One request for admission as it came in. `wait_s`: a refusal puts it in the queue for that long; `waiter`: the
-    id of the place that it has there already."""
+    id of the place that it has there already; `again`: it was refused before, and waits, with a place or without."""
 
     service: str
     holder: ProcessId | None = None
@@ -21,6 +21,7 @@ class Ask:
     wait_s: float = 0.0
     arrived_s: float = field(default_factory=time.monotonic)
     waiter: str | None = None
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,11 @@ class Unknown(Exception):
         super().__init__(service)
         self.service = service
         self.near = near
+
+
+def may_wait(verdict: Verdict) -> bool:
+    """Whether another answer may come with time: also where nothing could be seen or written down just now."""
+    return isinstance(verdict, Refused) and verdict.reason is not Reason.TOO_LARGE
 
 
 def request(ask: Ask, capacity: Capacity, waiter: Waiter | None) -> Request:

@@ -8,7 +8,7 @@ or where that can't be told.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -68,6 +68,13 @@ class Kin:
         found = {name: self._with_children(name, ids, owners) for name, ids in asked.items()}
         self._known = _Known(asked, found, now, last_pid)
         return found
+
+    def others(self, process: ProcessId, those: Sequence[ProcessId]) -> tuple[ProcessId, ...]:
+        """Those that are not of one tree with `process`: not above it, and not below it or one of those above it. Who
+        won't tell his children has none."""
+        below = {each: {each, *(self._times().of((each,)) or ())} for each in (process, *those)}
+        tree = below[process].union(*(below[each] for each in those if process in below[each]))
+        return tuple(each for each in those if each not in tree)
 
     def _with_children(self, name: str, ids: tuple[ProcessId, ...], owners: Mapping[int, str]) -> tuple[ProcessId, ...]:
         others = {pid for pid, owner in owners.items() if owner != name}

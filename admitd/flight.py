@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from admitd.asks import may_wait
 from admitd.core.verdict import Admitted, Verdict
 from admitd.gate import Answer, Ask, Gate, Scene, Unknown
 
@@ -51,7 +52,8 @@ class Flight:
 
     async def give_back(self, record_id: str) -> bool:
         """End a reservation, or a place in the queue; whether there was one."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self.gate.give_back, record_id)
+        given = asyncio.get_running_loop().run_in_executor(self._thread, self.gate.give_back, record_id)
+        return await asyncio.shield(given)  # who is cancelled while a look is under way gives it back all the same
 
     def close(self) -> None:
         """Let the thread end."""
@@ -117,7 +119,7 @@ def _told(asks: Sequence[Ask], answers: Sequence[Answer | Unknown]) -> list[Verd
     return [
         answer.verdict
         for ask, answer in zip(asks, answers, strict=True)
-        if isinstance(answer, Answer) and not ask.dry_run and not (ask.waiter is not None and answer.waiter is not None)
+        if isinstance(answer, Answer) and not ask.dry_run and not (ask.again and may_wait(answer.verdict))
     ]
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from admitd import checks, footprints, hands, safelist
-from admitd.asks import Answer, Ask, Unknown, alike, as_written, position, promised, request, waiter_of
+from admitd.asks import Answer, Ask, Unknown, alike, as_written, may_wait, position, promised, request, waiter_of
 from admitd.core import admission, chronicle, ledger
 from admitd.core.ledger import Ledger
 from admitd.core.terms import (
@@ -41,6 +41,13 @@ from admitd.tally import Tally
 __all__ = ["Answer", "Ask", "Gate", "Scene", "Unknown", "overtaken"]
 
 TRIES: Final = 10
+_UNDECIDED: Final[Mapping[type[Exception], tuple[Reason, str]]] = {
+    CannotSee: (Reason.UNSEEN, "the process table cannot be seen"),
+    Busy: (Reason.BUSY, "no decision could be made"),
+    NotRecorded: (Reason.NOT_RECORDED, "nothing can be promised"),
+}
+UNDECIDED: Final = tuple(_UNDECIDED)
+"""What keeps a decision from being made. The next one may do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +143,8 @@ class Gate:
         """
         try:
             answers, scene = self._decide(asks)
-        except CannotSee as problem:
-            return self._all_refused(asks, Reason.UNSEEN, f"the process table cannot be seen: {problem}"), None
-        except Busy as problem:
-            return self._all_refused(asks, Reason.BUSY, f"no decision could be made: {problem}"), None
-        except NotRecorded as problem:
-            return self._all_refused(asks, Reason.NOT_RECORDED, f"nothing can be promised: {problem}"), None
+        except UNDECIDED as problem:
+            return self.all_refused(asks, problem), None
         # Without the machine-wide lock, which no disk may hold up; but before anyone is told.
         self._remember(answers, scene)
         return answers, scene
@@ -254,7 +257,7 @@ class Gate:
         if place is None or ask.dry_run:
             return Answer(verdict)
         is_new = place not in standing.waiters
-        if not isinstance(verdict, Refused) or verdict.reason is Reason.TOO_LARGE:
+        if not isinstance(verdict, Refused) or not may_wait(verdict):
             if not is_new:
                 self.records.give_back(place.id)
             return Answer(verdict)
@@ -263,11 +266,13 @@ class Gate:
         try:
             if is_new:
                 self.records.wait(place)
-        except NotRecorded:
-            return Answer(verdict)  # refused all the same, and nobody waits for it
+        except (CannotSee, NotRecorded):
+            return Answer(verdict)  # refused all the same, and without a place until it asks again
         return Answer(replace(verdict, queue_position=position(place, queue.values())), place.id)
 
-    def _all_refused(self, asks: Sequence[Ask], reason: Reason, message: str) -> list[Answer | Unknown]:
+    def all_refused(self, asks: Sequence[Ask], problem: Exception) -> list[Answer | Unknown]:
+        """The answers where nothing was decided, because of `problem`, one of UNDECIDED. Who waits keeps his place."""
+        reason, said = next(told for kind, told in _UNDECIDED.items() if isinstance(problem, kind))
         services = self.capacity().services
         out: list[Answer | Unknown] = []
         for ask in asks:
@@ -278,8 +283,9 @@ class Gate:
             nothing: Amounts = {RAM: 0}
             # A disk that is full or a folder that is not ours is mended by someone, not by time.
             later = None if reason is Reason.NOT_RECORDED else 5.0
-            refused = Refused(service.name, reason, f"{message}.", service.budget, nothing, retry_after_s=later)
-            out.append(Answer(refused))
+            message = f"{said}: {problem}."
+            refused = Refused(service.name, reason, message, service.budget, nothing, retry_after_s=later)
+            out.append(Answer(refused, ask.waiter))
         return out
 
     def _checks(self, capacity: Capacity) -> Mapping[str, Check]:

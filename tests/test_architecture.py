@@ -107,6 +107,7 @@ ORDER = (
     "admitd/errands.py",
     "admitd/insight.py",
     "admitd/sentinel.py",
+    "admitd/waiting.py",
     "admitd/eventstream.py",
     "admitd/metrics.py",
     "admitd/schemas.py",

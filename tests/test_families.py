@@ -98,3 +98,29 @@ def test_another_look_is_another_question() -> None:
         kin = Kin(last_pid=lambda: 7)
         assert len(kin.of(seen(("x", child)))["x"]) == 1
         assert len(kin.of(seen(("x", parent)))["x"]) == 2
+
+
+@contextmanager
+def brood() -> Iterator[tuple[ProcessId, list[ProcessId]]]:
+    """A parent and its two children."""
+    start = f"subprocess.Popen([sys.executable, '-c', {CHILD!r}])"
+    code = f"import subprocess, sys; [each.wait() for each in [{start} for _ in '12']]"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        assert sorted(process.stdout.read(6)) == sorted(b"up\nup\n")  # in any order
+        parent = identified(process.pid)
+        yield parent, [each for each in LinuxCpuTimes().of([parent]) or () if each != parent]
+    finally:
+        process.communicate()
+
+
+def test_who_is_of_one_tree_with_whom() -> None:
+    """Above, below, or below one of those that are above; whoever is not among those asked for joins nobody."""
+    with brood() as (parent, (one, two)), family() as (stranger, child):
+        everyone = (parent, one, two, stranger, child)
+        for each in (parent, one, two):
+            assert Kin().others(each, everyone) == (stranger, child)
+        assert Kin().others(child, everyone) == (parent, one, two)
+        assert Kin().others(one, (one, two)) == (two,)
+        assert Kin().others(identified(os.getpid()), everyone) == ()

@@ -233,6 +233,23 @@ def test_commands_that_decide_for_themselves_wait_in_the_same_queue(one: Daemon,
     assert first.result()[0] == 200
 
 
+def test_a_lock_that_is_held_for_too_long_ends_no_wait(one: Daemon, host: Host) -> None:
+    """Neither that of a client of the daemon, nor that of a command that decides for itself."""
+    free = fill(one)
+    asked = Waiting(one, "low")
+    with waiting_command(host, "high", host.environ("elsewhere"), one.waiting) as command:
+        with reservations(host.state).lock():
+            # Who asks twice meanwhile has seen a whole decision fail, and so has everyone who waits.
+            assert [one.admit("small")[1]["reason"] for _ in range(2)] == ["busy", "busy"]
+        assert one.waiting() == ["high", "low"]
+        free()
+        _, said = command.communicate(timeout=40)
+        assert command.returncode == 0, said
+        assert not asked.is_told
+    host.clear()
+    assert asked.result()[0] == 200
+
+
 def test_two_daemons_have_one_queue(one: Daemon, host: Host) -> None:
     free = fill(one)
     with daemon(host, "second") as two:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from admitd.core import eviction, headroom
 from admitd.core.ledger import Account, Ledger
-from admitd.core.terms import NOTHING, Amounts, Level, Reading, Request, Reservation, Service, State, Waiter
+from admitd.core.terms import NOTHING, Amounts, Level, ProcessId, Reading, Request, Reservation, Service, State, Waiter
 from admitd.core.units import free_to_mb, to_mb
 from admitd.core.verdict import (
     Admitted,
@@ -80,6 +80,22 @@ def decide(ledger: Ledger, reading: Reading, request: Request, ahead: Iterable[W
         or _queued(ledger, service, free, ahead)
         or _vetoed(ledger, reading, request)
         or Admitted(service.name, service.budget, free)
+    )
+
+
+def second_copy(ledger: Ledger, service: Service, first: ProcessId) -> Refused:
+    """The refusal of another process of a declared app, whose budget `first` has already: it is granted once."""
+    account = ledger.account(service)
+    return Refused(
+        service.name,
+        Reason.LOADING,
+        f"{service.name} is declared with {_mb(service.budget)} MB, and process {first.pid} has them already: they are "
+        f"granted once. End process {first.pid}, or give this one a name of its own.",
+        service.budget,
+        ledger.free,
+        service.budget,
+        (Blocker(service.name, account.state.value, account.charge, f"process {first.pid} has its budget"),),
+        retry_after_s=5.0,
     )
 
 

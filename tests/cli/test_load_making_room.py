@@ -42,6 +42,21 @@ def test_wait_that_is_in_vain_is_75(desk: Desk, door: str) -> None:
     assert desk.held() == []
 
 
+def test_a_wait_through_which_nothing_could_be_decided_is_75_too(desk: Desk) -> None:
+    """It never was in the queue, and is not a no either."""
+    desk.declare(desk.service("small", 5000))
+    desk.daemon()
+    away = desk.state.rename(desk.home / "away")
+    desk.state.write_text("in the way")
+    try:
+        desk.admit("run", "small", "--", "true").must(2)
+        done = desk.admit("run", "small", "--wait", "1s", "--", "true").must(75)
+        assert "small is refused (not-recorded)" in done.err and str(desk.state) in done.err
+    finally:
+        desk.state.unlink()
+        away.rename(desk.state)
+
+
 def test_a_wait_of_nothing_is_a_plain_refusal(desk: Desk) -> None:
     desk.declare(desk.service("big"), desk.service("small", 5000))
     desk.daemon()
