@@ -318,6 +318,7 @@ CASES: list[tuple[str, dict[str, Any], Level, str, str, dict[str, Any]]] = [
     ("disk", {"disk_free": 3 * MIB}, F, "3 MB are free", "df -h", {"disk_free": GIB}),
     ("disk", {"disk_free": 300 * MIB}, W, "300 MB are free", "df -h", {}),
     ("disk", {"journal_problem": "Permission denied"}, F, "Permission denied", "ls -l /h/journal.jsonl", {}),
+    ("disk", {"journal_closed": "/h"}, W, "can't be written", "ls -ld /h", {}),
     ("disk", {"disk_free": None}, W, "nobody says", "", {}),
     (
         "logout",

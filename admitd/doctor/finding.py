@@ -127,6 +127,8 @@ class Facts:
     file_changed: float | None = None
     journal: str = ""
     journal_problem: str | None = None
+    journal_closed: str | None = None
+    """What of its path this user may not write to."""
     disk_free: int | None = None
     logout: Logout | None = None
     install_apprise: str = ""  # the command; empty where it is there

@@ -92,6 +92,7 @@ def gather(environ: Mapping[str, str], config: str | None, port: int) -> Facts:
         file_changed=None if path is None else _changed(path),
         journal=str(journal),
         journal_problem=journal_problem,
+        journal_closed=_closed(journal),
         disk_free=_free(journal.parent),
         logout=_logout(environ),
         install_apprise="" if importlib.util.find_spec("apprise") else extras.install("notify"),
@@ -284,12 +285,23 @@ def _changed(path: Path) -> float | None:
         return None
 
 
+def _closed(path: Path) -> str | None:
+    """What keeps this user from writing there; None where nothing does."""
+    there = _there(path)
+    return None if os.access(there, os.W_OK) and (there == path or there.is_dir()) else str(there)
+
+
+def _there(path: Path) -> Path:
+    """A path, or the nearest folder above it that exists."""
+    while not os.path.exists(path) and path != path.parent:
+        path = path.parent
+    return path
+
+
 def _free(folder: Path) -> int | None:
     """Bytes that this user may still write where the folder is, or will be."""
-    while not os.path.exists(folder) and folder != folder.parent:
-        folder = folder.parent
     try:
-        found = os.statvfs(folder)
+        found = os.statvfs(_there(folder))
     except OSError:
         return None
     return found.f_bavail * found.f_frsize

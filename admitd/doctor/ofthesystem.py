@@ -30,9 +30,12 @@ def clock(facts: Facts) -> list[Finding]:
 
 
 def disk(facts: Facts) -> list[Finding]:
-    """The journal can be read, and there is room for it."""
+    """The journal can be read and written, and there is room for it."""
     if facts.journal_problem is not None:
         return [fault(f"the journal can't be read: {facts.journal_problem}", f"ls -l {shlex.quote(facts.journal)}")]
+    if facts.journal_closed is not None:
+        what = f"{facts.journal} can't be written, so that nobody remembers what was done; set XDG_STATE_HOME"
+        return [warning(f"{what} to a folder that you may write to", f"ls -ld {shlex.quote(facts.journal_closed)}")]
     if facts.disk_free is None:
         return [warning(f"nobody says how much room is left for {facts.journal}")]
     free = f"{facts.disk_free // MIB} MB are free for {facts.journal}"

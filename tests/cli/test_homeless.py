@@ -57,6 +57,13 @@ def test_unload_ends_what_is_loaded_and_says_what_is_not_remembered(desk: Desk) 
     assert by_hand.wait() != 0
 
 
+def test_doctor_says_that_nobody_remembers(desk: Desk) -> None:
+    desk.declare(desk.service("third"))
+    done = desk.admit("doctor", env=NOWHERE)
+    assert "/dev/null/.local/state/admit/journal.jsonl can't be written, so that nobody remembers" in done.out
+    assert "ls -ld /dev/null\n" in done.out
+
+
 @pytest.mark.parametrize("door", ["inside", "daemon"])
 def test_a_load_needs_a_place_for_its_log_and_says_what_to_set(desk: Desk, door: str) -> None:
     desk.declare(desk.service("third"))
