@@ -29,7 +29,7 @@ CHECKS: Final = (
     Check("port", "nobody else has taken its port", ofthedaemon.port),
     Check("supervisor", "something starts the daemon again, where there is one", ofthedaemon.keeper),
     Check("clock", "the clock was set, and not set back", ofthesystem.clock),
-    Check("disk", "the journal can be read, and there is room for it", ofthesystem.disk),
+    Check("disk", "the journal can be read and written, and there is room for it", ofthesystem.disk),
     Check("logout", "no logout removes the reservations of what runs on (Linux)", ofthesystem.logout),
 )
 
