@@ -14,7 +14,18 @@ import pytest
 from admitd.processes import linux, proc
 from admitd.processes.linux import WHOLE_EVERY_S, LinuxTable
 from admitd.processes.table import Look
-from tests.processes.crowd import WAIT, Crowd, FakeProc, eventually, matcher, noting, nul, pids, said_of
+from tests.processes.crowd import (
+    WAIT,
+    Crowd,
+    FakeProc,
+    eventually,
+    matcher,
+    noting,
+    nul,
+    pids,
+    said_of,
+    sightings_of,
+)
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's /proc")
 
@@ -143,6 +154,11 @@ def test_the_kernel_tells_the_last_pid() -> None:
     assert proc.last_pid("/nowhere") is None
 
 
+def stopped(look: Look, pid: int) -> list[bool]:
+    """Whether one process is stopped, as often as it was seen."""
+    return [each.process.stopped for each in sightings_of(look, pid)]
+
+
 def test_with_real_processes_glances_and_looks_agree(crowd: Crowd, tmp_path: Path) -> None:
     """Started, changed in place by exec, stopped, gone: the next glance says what a look says."""
     table, other = LinuxTable(keep=4096), LinuxTable(keep=4096)
@@ -152,8 +168,8 @@ def test_with_real_processes_glances_and_looks_agree(crowd: Crowd, tmp_path: Pat
         process = crowd.start(sys.executable, "-S", "-E", server, "--model", "x")
         assert said_of(table.glance(look_for), process.pid) == {"mlx": "is"}
         os.kill(process.pid, 19)
-        eventually("stopped", lambda: any(each.process.stopped for each in other.look(look_for).sightings))
-        assert [each.process.stopped for each in table.glance(look_for).sightings] == [True]
+        eventually("stopped", lambda pid=process.pid: stopped(other.look(look_for), pid) == [True])
+        assert stopped(table.glance(look_for), process.pid) == [True]
         process.kill()
         process.wait()
         assert said_of(table.glance(look_for), process.pid) == {}
