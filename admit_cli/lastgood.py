@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import time
 from typing import Any, Final
 
 from admit_cli import render
@@ -21,6 +22,7 @@ from admitd.core.units import MIB
 
 BROKEN: Final = (ConfigError, NotFound)
 """What reading the file raises where it cannot be used."""
+_ASK_AGAIN_S: Final = 0.5
 
 
 def who_acts(door: Door) -> Inside | LastGood:
@@ -76,12 +78,19 @@ class LastGood:
         raise trouble(reply)
 
     def load(self, values: dict[str, Any], verdict: dict[str, Any]) -> int:
-        """Have it load what was to be loaded here; the exit code. `verdict`: what the daemon said to that."""
+        """Have it load what was to be loaded here; the exit code. `verdict`: what the daemon said to that. What was
+        admitted then may be refused now, as others came between: with --wait it is asked again until that is over."""
         name, as_json = values["name"], values["json"]
-        reply = self._act(name, "load", {})
-        body = reply.json()
-        if reply.status == 409 and "reason" in body:
-            return said(body, as_json)
+        give_up = time.monotonic() + (values["wait"] or 0.0)
+        while True:
+            reply = self._act(name, "load", {})
+            body = reply.json()
+            is_refused = reply.status == 409 and "reason" in body
+            if not is_refused or body["reason"] == "too-large" or time.monotonic() >= give_up:
+                break
+            time.sleep(_ASK_AGAIN_S)
+        if is_refused:
+            return said(body, as_json, waited=bool(values["wait"]))
         if reply.status in (409, 502, 504):
             return self._not_loaded(values, reply.status, body)
         if reply.status != 200:
@@ -99,21 +108,28 @@ class LastGood:
         tell(f"admit: {printable(why)}")
         for each in tail:
             tell(f"  | {printable(each)}")
-        log = places.log_path(os.environ, name)
         word = "failed" if status == 502 else "timed_out"
-        told = {"verdict": "admitted", "outcome": word, "service": name, "detail": why, "log": log}
+        # What was there before is somebody else's, and --cleanup is for what this load left behind.
+        is_mine = body.get("outcome") != "already_loaded"
+        told = {"verdict": "admitted" if is_mine else "already_loaded", "outcome": word, "service": name, "detail": why}
+        if is_mine:
+            told["log"] = places.log_path(os.environ, name)
         if status == 504:
-            ends = f"what is left of it can be ended: {render.again(values['config'], 'unload', name)}"
-            told["left"] = self._clean_up(values) if values["cleanup"] else ends
+            ends = f"end it: {render.again(values['config'], 'unload', name)}"
+            goes_on = f"its load_cmd goes on under the daemon; {ends}" if is_mine else ends
+            told["left"] = self._clean_up(values) if is_mine and values["cleanup"] else goes_on
             tell(f"  {told['left']}")
         if values["json"]:
             render.print_json({**told, "tail": tail})
         return wire.FAILED if status == 502 else wire.TIMED_OUT
 
     def _clean_up(self, values: dict[str, Any]) -> str:
-        outcome = self.unload(values["name"], lambda _: None)
+        name = values["name"]
+        outcome = self.unload(name, lambda _: None)
+        if isinstance(outcome, unloading.Unloaded) and not outcome.was_loaded:
+            return f"not all is cleaned up: nothing of {name} can be seen, and its load_cmd may go on under the daemon"
         how = "cleaned up" if isinstance(outcome, unloading.Unloaded) else "not all is cleaned up"
-        return f"{how}: {render.unload_outcome(values['name'], outcome, values['config'])}"
+        return f"{how}: {render.unload_outcome(name, outcome, values['config'])}"
 
     def _act(self, name: str, verb: str, body: dict[str, Any]) -> Reply:
         try:

@@ -72,7 +72,8 @@ class Acting:
             detail = (
                 f"{name} is loaded already, but did not answer within {service.load_timeout_s:g} s: {outcome.seen}."
             )
-            return 504, wire.problem(504, "It was not loaded in time", detail, log=[])
+            body = wire.problem(504, "It was not loaded in time", detail, log=[], outcome="already_loaded")
+            return 504, body
         return _ended(service, "already_loaded", outcome)
 
     async def unload(self, name: str, config: str, *, kill: bool) -> Said:

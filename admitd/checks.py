@@ -25,7 +25,8 @@ _NOT_FOUND: Final = re.compile(r"^/bin/sh: (?:.*: )?(?:command not found|not fou
 """What dash, and bash as sh, say of a command that they cannot run; in a pipeline no exit code tells it."""
 _NO_SUCH: Final = re.compile(r"^/bin/sh: (?:line \d+: )?[^:]*/[^:]*: No such file or directory$", re.MULTILINE)
 """What bash as sh (macOS) says of a program by its path that is not there, and of a file that is to be redirected."""
-_REDIRECTS: Final = re.compile(r"[<>](?!&|\s*/dev/null\b)")
+_READS_FILES: Final = re.compile(r"<(?!&)|>(?!&|>?\s*/dev/null\b)|(?:^|[;&|(])\s*(?:\.|source)\s", re.MULTILINE)
+"""What in a command may be meant by that just as well: redirections, and files that are sourced."""
 
 _changed: Final = threading.Condition()
 _under_way: Final[list[object]] = []
@@ -162,8 +163,8 @@ def _ended(each: _Running, bound_s: float) -> Check | None:
 def _says_not_run(said: str, command: Command) -> bool:
     if _NOT_FOUND.search(said):
         return True
-    text = command if isinstance(command, str) else " ".join(command)
-    return _NO_SUCH.search(said) is not None and not _REDIRECTS.search(text)
+    text = command if isinstance(command, str) else "\n".join(command)
+    return _NO_SUCH.search(said) is not None and not _READS_FILES.search(text)
 
 
 @dataclass(slots=True)

@@ -117,8 +117,8 @@ class Hand:
 
 def is_of_another_boot(name: str) -> bool:
     """Whether a file of this name says nothing any more."""
-    told = name.split("~")[2:3]
-    return name.startswith(_KIND) and bool(_boot()) and told not in ([_boot()], [""])
+    parts = name.split("~")  # once they were three, and a daemon of then may still read them
+    return name.startswith(_KIND) and len(parts) == 4 and bool(_boot()) and parts[2] not in (_boot(), "")
 
 
 def seen(folder: Path) -> dict[str, Hand]:

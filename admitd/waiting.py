@@ -37,7 +37,8 @@ async def ask_until(flight: Flight, ask: Ask, request: Request) -> Answer:
             before = answer
             answer, _ = await flight.ask(replace(ask, waiter=place, again=True))
             answer = _where_it_was(answer, before)
-            place = answer.waiter or place
+            # Whoever is admitted has lost his place by that, and need not wait until it could be given back.
+            place = (answer.waiter or place) if may_wait(answer.verdict) else None
         if gone.done():
             await _take_back(flight, answer)
     finally:

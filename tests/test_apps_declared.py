@@ -212,6 +212,16 @@ def test_the_second_has_it_once_the_first_has_it_no_more(
     assert (stage.keep(second), stage.charged_mb()) == (12_000, 12_000)
 
 
+def test_who_gave_it_back_and_is_charged_as_the_service_still_is_in_the_way(stage: Stage, two: tuple[App, App]) -> None:
+    first, second = (each.id for each in two)
+    stage.shows(first, second)
+    assert stage.keep(first) == 12_000
+    assert stage.keep(first, 0) == 0
+    assert is_second(stage.keep(second), first)
+    stage.shows(second)
+    assert (stage.keep(second), stage.charged_mb()) == (12_000, 12_000)
+
+
 def test_who_had_it_is_in_nobodys_way_once_the_file_declares_it_no_more(stage: Stage, two: tuple[App, App]) -> None:
     first, second = (each.id for each in two)
     assert stage.keep(first, 9_000) == 12_000

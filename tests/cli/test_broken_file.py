@@ -107,7 +107,28 @@ def test_a_load_that_fails_is_said_as_ever(desk: Desk) -> None:
     for words in ([], ["--cleanup"]):
         done = desk.admit("load", "late", "--json", *words).must(75)
         assert done.json["outcome"] == "timed_out"
-        assert ("cleaned up: " if words else "can be ended: admit unload late") in done.json["left"]
+        left = "its load_cmd may go on under the daemon" if words else "goes on under the daemon; end it: admit unload"
+        assert left in done.json["left"]
+
+
+def test_what_this_load_left_behind_is_cleaned_up_and_what_was_there_before_is_not(desk: Desk) -> None:
+    options = {"loaded_check_cmd": "false", "load_timeout_s": 1}
+    with_daemon(desk, desk.service("mine", 1000, **options), desk.service("theirs", 1000, **options))
+    by_hand = desk.start_by_hand("theirs")
+    done = desk.admit("load", "theirs", "--cleanup", "--json").must(75)
+    assert (done.json["verdict"], done.json["outcome"]) == ("already_loaded", "timed_out")
+    assert done.json["left"] == "end it: admit unload theirs"
+    assert by_hand.poll() is None
+    done = desk.admit("load", "mine", "--cleanup", "--json").must(75)
+    assert done.json["left"].startswith("cleaned up: mine is unloaded")
+    assert desk.pids("mine") == []
+
+
+def test_a_wait_in_vain_is_75(desk: Desk) -> None:
+    with_daemon(desk, desk.service("big"), desk.service("coder"))
+    desk.start_by_hand("big")
+    done = desk.admit("load", "coder", "--wait", "1", "--json").must(75)
+    assert done.json["reason"] == "no-headroom"
 
 
 def test_what_is_loaded_already_is_awaited(desk: Desk) -> None:

@@ -171,6 +171,7 @@ def test_a_stopped_process_holds_its_memory(crowd: Crowd, table: ProcessTable) -
 
 def test_a_traced_process_is_stopped_by_its_debugger_and_not_for_us(crowd: Crowd, table: ProcessTable) -> None:
     process = crowd.start(sys.executable, DECOYS / "is_traced.py", "decoy_lm.server")
+    crowd.end_too(process.pid)  # to Popen, a child that is traced and stops has ended
     eventually("it is traced", lambda: state_of(process.pid) == "t")
     (seen,) = sightings_of(table.look(MATCH), process.pid)
     assert (seen.process.stopped, seen.process.traced) == (False, True)
