@@ -125,7 +125,9 @@ class _Aim:
         if self._id is None:
             return
         if self._fd is not None:
-            select.select([self._fd], [], [], max(0.0, until_s - time.monotonic()))  # readable: it has ended
+            ends = select.poll()  # select knows no descriptor above 1,023
+            ends.register(self._fd, select.POLLIN)
+            ends.poll(max(0.0, until_s - time.monotonic()) * 1000)
             return
         while _identify(self._id.pid) == self._id and time.monotonic() < until_s:
             time.sleep(_LOOK_EVERY_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -407,6 +408,25 @@ def test_a_child_is_ended_with_what_it_started_and_nobody_who_has_a_pid_of_their
     assert len(family) == 3
     until(lambda: all(table.identify(pid) is None for pid in started))
     assert server.is_alive()
+
+
+def test_a_child_is_ended_by_one_who_has_a_thousand_files_open(table: LinuxTable) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, limits[1]), limits[1]))
+    opened = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
+    child = subprocess.Popen(["sh", "-c", "sleep 1000 & echo $!; exec sleep 1000"], stdout=subprocess.PIPE)
+    try:
+        assert child.stdout is not None
+        other = table.identify(int(child.stdout.readline()))
+        assert other is not None
+        actuator.end_child(child, [other], 5.0)
+    finally:
+        child.kill()
+        child.communicate()
+        for fd in opened:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    until(lambda: table.identify(other.pid) is None)
 
 
 @pytest.mark.usefixtures("with_and_without_pidfds")
