@@ -134,7 +134,8 @@ def test_a_command_is_started_and_watched_with_its_children(home: Home) -> None:
 
 
 def test_a_command_is_watched_to_its_end(home: Home) -> None:
-    said = measured(home, "--", sys.executable, "-c", "x = bytearray(b'x' * (64 << 20)); print('fine')")
+    text = "import time; x = bytearray(b'x' * (64 << 20)); time.sleep(2); print('fine')"  # long enough to be looked at
+    said = measured(home, "--", sys.executable, "-c", text)
     assert said["command"] == sys.executable
 
 
